@@ -1,0 +1,371 @@
+"""Every SQL statement of the client: its text, its parameters, and what to make of its rows.
+
+Nothing here does input or output. JSON travels as text in both directions, so that neither the
+caller's connection nor its adapters matter.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields, replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVar
+
+from perdure import _json, errors
+from perdure.records import (
+    Attempt,
+    Child,
+    Enqueued,
+    Execution,
+    Outcome,
+    StoredError,
+    SweepReport,
+    TreeNode,
+    Violation,
+    Woken,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from uuid import UUID
+
+T = TypeVar("T")
+Row: TypeAlias = "tuple[Any, ...]"
+
+ITEMS_PER_CALL = 10_000
+BYTES_PER_CALL = 8 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Call(Generic[T]):
+    """One statement; a call that only reads may be sent again after a lost connection."""
+
+    statement: LiteralString
+    params: Sequence[Any]
+    decode: Callable[[list[Row]], T]
+    is_read: bool = False
+
+
+def _json_or_none(text: str | None) -> Any:
+    return None if text is None else _json.loads(text)
+
+
+def _one(rows: list[Row]) -> Any:
+    return rows[0][0]
+
+
+def _nothing(rows: list[Row]) -> None:
+    return None
+
+
+_AS_TEXT = frozenset({"input", "output", "headers"})
+
+
+def _read(kind: Callable[..., T], row: Row) -> T:
+    """A record from a row that has its fields in their order."""
+    values: dict[str, Any] = dict(zip(_names(kind), row, strict=True))
+    for name in values.keys() & _AS_TEXT:
+        values[name] = _json_or_none(values[name])
+    if "error" in values:
+        values["error"] = StoredError.from_json(_json_or_none(values["error"]))
+    return kind(**values)
+
+
+@cache
+def _names(kind: Any) -> tuple[str, ...]:
+    return tuple(field.name for field in fields(kind))
+
+
+def _all(kind: Callable[..., T]) -> Callable[[list[Row]], list[T]]:
+    return lambda rows: [_read(kind, row) for row in rows]
+
+
+# Enqueueing
+
+
+def enqueue_many(items: bytes) -> Call[list[Enqueued]]:
+    """`items` is a JSON array of items."""
+
+    def decode(rows: list[Row]) -> list[Enqueued]:
+        return [
+            Enqueued(item, new, bool(is_new), errors.from_code(code, message) if code else None)
+            for item, new, is_new, code, message in rows
+        ]
+
+    return Call(
+        "select item, id, is_new, code, message from perdure.enqueue_many(%s::jsonb) order by item",
+        [items.decode()],
+        decode,
+    )
+
+
+def renumbered(enqueued: Enqueued, start: int) -> Enqueued:
+    """An answer of a later batch, numbered as in the whole list."""
+    return replace(enqueued, item=start + enqueued.item)
+
+
+def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
+    """JSON arrays of items, each of a size that one call may carry."""
+    batch: list[bytes] = []
+    size = 0
+    for item in items:
+        data = _json.dumps(item)
+        if batch and (len(batch) == ITEMS_PER_CALL or size + len(data) > BYTES_PER_CALL):
+            yield array(batch)
+            batch, size = [], 0
+        batch.append(data)
+        size += len(data) + 1
+    if batch:
+        yield array(batch)
+
+
+def array(parts: Sequence[bytes]) -> bytes:
+    """A JSON array of parts that are JSON already."""
+    return b"[" + b",".join(parts) + b"]"
+
+
+def define_tasks(tasks: Sequence[Mapping[str, Any]]) -> Call[int]:
+    return Call("select perdure.define_tasks(%s::jsonb)", [_json.dumps(tasks).decode()], _one)
+
+
+# Reading
+
+_EXECUTION: LiteralString = """
+select id, task, queue, priority, status, attempt, crashes, iteration, input::text, output::text,
+  error::text, key, parent_id, parent_generation, position, is_finalize, root_id, worker_id, tags,
+  headers::text, created_at, start_at, started_at, expires_at, finished_at, deadline_at,
+  max_attempts, timeout
+"""
+
+
+def get_execution(id_: int) -> Call[Execution]:
+    def decode(rows: list[Row]) -> Execution:
+        if not rows:
+            raise errors.ExecutionNotFound(f"there is no execution {id_}")
+        return _read(Execution, rows[0])
+
+    return Call(f"{_EXECUTION} from perdure.get_execution(%s::bigint)", [id_], decode, is_read=True)
+
+
+def status(id_: int) -> Call[Any]:
+    def decode(rows: list[Row]) -> Any:
+        if not rows:
+            raise errors.ExecutionNotFound(f"there is no execution {id_}")
+        return rows[0][0]
+
+    statement: LiteralString = "select status from perdure.get_execution(%s::bigint)"
+    return Call(statement, [id_], decode, is_read=True)
+
+
+def executions(
+    *,
+    status: str | None,
+    task: str | None,
+    queue: str | None,
+    parent_id: int | None,
+    roots_only: bool,
+    before: int | None,
+    limit: int,
+) -> Call[list[Execution]]:
+    """The newest first."""
+    statement: LiteralString = f"""{_EXECUTION} from perdure.executions
+where (%s::text is null or status = %s)
+  and (%s::text is null or task = %s)
+  and (%s::text is null or queue = %s)
+  and (%s::bigint is null or parent_id = %s)
+  and (not %s::boolean or parent_id is null)
+  and (%s::bigint is null or id < %s)
+order by id desc
+limit %s"""
+    params = [
+        *(status, status, task, task, queue, queue, parent_id, parent_id),
+        *(roots_only, before, before, limit),
+    ]
+    return Call(statement, params, _all(Execution), is_read=True)
+
+
+def outcomes(ids: Sequence[int]) -> Call[list[Outcome]]:
+    """Of those that have ended."""
+    return Call(
+        "select id, status, output::text, error::text from perdure.outcomes(%s::bigint[])",
+        [list(ids)],
+        _all(Outcome),
+        is_read=True,
+    )
+
+
+def children(parent: int, generation: int | None, after: int, limit: int) -> Call[list[Child]]:
+    return Call(
+        "select position, id, task, status, output::text, error::text"
+        " from perdure.children(%s::bigint, %s::int, %s::int, %s::int) order by position",
+        [parent, generation, after, limit],
+        _all(Child),
+        is_read=True,
+    )
+
+
+def tree(root: int, limit: int) -> Call[list[TreeNode]]:
+    return Call(
+        "select id, parent_id, depth, position, is_finalize, task, status, attempt, started_at,"
+        " finished_at, error::text from perdure.tree(%s::bigint, %s::int)",
+        [root, limit],
+        _all(TreeNode),
+        is_read=True,
+    )
+
+
+def tree_progress(root: int) -> Call[dict[str, int]]:
+    statement: LiteralString = "select status, executions from perdure.tree_progress(%s::bigint)"
+    return Call(statement, [root], lambda rows: dict(rows), is_read=True)
+
+
+def attempts(id_: int) -> Call[list[Attempt]]:
+    return Call(
+        "select attempt, token, status, error::text, output::text, worker_id, started_at,"
+        " finished_at from perdure.attempts(%s::bigint)",
+        [id_],
+        _all(Attempt),
+        is_read=True,
+    )
+
+
+def version() -> Call[str]:
+    return Call("select perdure.version()", [], _one, is_read=True)
+
+
+# Acting on executions
+
+
+def wake(
+    task: str, key: str, output: bytes | None, error: bytes | None, key_scope: str | None
+) -> Call[Woken]:
+    texts = [None if data is None else data.decode() for data in (output, error)]
+    return Call(
+        "select id, status, output::text, error::text, is_woken from perdure.wake("
+        "%s::text, %s::text, output => %s::jsonb, error => %s::jsonb, key_scope => %s::text)",
+        [task, key, *texts, key_scope],
+        lambda rows: _read(Woken, rows[0]),
+    )
+
+
+def cancel(id_: int, reason: str | None) -> Call[Any]:
+    return Call("select perdure.cancel(%s::bigint, %s::text)", [id_, reason], _one)
+
+
+def retry_finished(id_: int, detach: bool) -> Call[int]:
+    statement: LiteralString = "select perdure.retry_finished(%s::bigint, detach => %s::boolean)"
+    return Call(statement, [id_, detach], _one)
+
+
+def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
+    return Call(
+        "select promoted, recovered, timed_out, closed, woken, moved, forgotten, more"
+        " from perdure.sweep(%s::text, %s::int)",
+        [channel, limit],
+        lambda rows: SweepReport(*rows[0]),
+    )
+
+
+def fsck() -> Call[list[Violation]]:
+    return Call(
+        "select invariant, id, detail from perdure.fsck()",
+        [],
+        _all(Violation),
+        is_read=True,
+    )
+
+
+# The worker's conversation
+
+
+def register_worker(
+    name: str, queues: Sequence[str], tasks: Sequence[str], info: Mapping[str, Any]
+) -> Call[UUID]:
+    return Call(
+        "select perdure.register_worker(%s::text, %s::text[], %s::text[], %s::jsonb)",
+        [name, list(queues), list(tasks), _json.dumps(info).decode()],
+        _one,
+    )
+
+
+def resume_worker(worker: UUID, held: Sequence[int], call: int) -> Call[dict[int, int]]:
+    """Id → token of the leases that are still held."""
+    return Call(
+        "select id, token from perdure.resume_worker(%s::uuid, %s::bigint[], %s::bigint)",
+        [worker, list(held), call],
+        lambda rows: dict(rows),
+    )
+
+
+def unregister_worker(worker: UUID) -> Call[int]:
+    return Call("select perdure.unregister_worker(%s::uuid)", [worker], _one)
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """What the engine made of one report."""
+
+    id: int
+    token: int
+    result: str
+    code: str | None
+    message: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """The answer to an exchange; `judgements` has the reports that were not just recorded."""
+
+    judgements: list[Judgement]
+    claimed: list[list[Any]]
+    gone: list[int]
+    more: bool
+    wait_ms: int | None
+    after: str | None
+
+
+def exchange(
+    worker: UUID,
+    outcomes: bytes | None,
+    want: int,
+    held: Sequence[int] | None,
+    call: int,
+    after: str | None,
+) -> Call[Reply]:
+    def decode(rows: list[Row]) -> Reply:
+        results, claimed, gone, more, wait_ms, cursor = rows[0]
+        return Reply(
+            [Judgement(**result) for result in _json_or_none(results) or ()],
+            _json_or_none(claimed) or [],
+            gone or [],
+            bool(more),
+            wait_ms,
+            cursor,
+        )
+
+    return Call(
+        "select results::text, claimed::text, gone, more, wait_ms, after::text"
+        " from perdure.exchange(%s::uuid, %s::jsonb, %s::int, null, null, %s::bigint[],"
+        " %s::bigint, %s::jsonb)",
+        [
+            worker,
+            None if outcomes is None else outcomes.decode(),
+            str(want),
+            None if held is None else _bigints(held),
+            str(call),
+            after,
+        ],
+        decode,
+    )
+
+
+def finish(worker: UUID, outcomes: bytes) -> Call[list[Judgement]]:
+    return Call(
+        "select id, token, result, code, message from perdure.finish(%s::uuid, %s::jsonb)",
+        [worker, outcomes.decode()],
+        lambda rows: [Judgement(*row) for row in rows],
+    )
+
+
+def _bigints(ids: Sequence[int]) -> str:
+    """As text, so that the statement's parameter types never vary and it is prepared once."""
+    return "{" + ",".join(map(str, ids)) + "}"

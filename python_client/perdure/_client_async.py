@@ -1,0 +1,439 @@
+"""The client: enqueue, look, wait, act. Written once, awaiting; the blocking one is generated."""
+
+from __future__ import annotations
+
+import select
+import time
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+from weakref import WeakKeyDictionary
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from perdure import _aio as aio
+from perdure import _calls, _dsn, _json, _schema
+from perdure._task import Task, TaskCall, by_name
+from perdure._unset import UNSET, Unset
+from perdure.errors import (
+    CannotConnect,
+    ConnectionLost,
+    ExecutionFailed,
+    UnknownTask,
+    WaitTimedOut,
+    from_psycopg,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from typing import Self, Unpack
+
+    from perdure._calls import Call
+    from perdure._options import Options
+    from perdure._task import Spawnable
+    from perdure.records import (
+        Attempt,
+        Child,
+        Enqueued,
+        Execution,
+        Outcome,
+        Status,
+        SweepReport,
+        TreeNode,
+        Violation,
+        Woken,
+    )
+
+R = TypeVar("R")
+T = TypeVar("T")
+
+_FIRST_PAUSE = 0.02
+_LONGEST_PAUSE = 0.25
+
+# The statement was planned for a function that has been replaced since: nothing was run.
+_OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+
+
+async def send(connection: aio.Connection, call: Call[T]) -> T:
+    """Runs the call on a connection; the engine's own errors come as PerdureError."""
+    try:
+        async with connection.cursor(row_factory=tuple_row) as cursor:
+            await cursor.execute(call.statement, call.params)
+            return call.decode(await cursor.fetchall())
+    except psycopg.Error as error:
+        if (own := from_psycopg(error)) is not None:
+            raise own from error
+        raise
+
+
+async def connect(dsn: str, name: str) -> aio.Connection:
+    """A connection whose schema fits this client."""
+    try:
+        connection: aio.Connection = await aio.ConnectionClass.connect(
+            _dsn.complete(dsn, name), autocommit=True
+        )
+    except psycopg.OperationalError as error:
+        raise CannotConnect(f"cannot connect to the database: {error}") from error
+    try:
+        _schema.judge_version(await _installed_version(connection))
+    except BaseException:
+        await connection.close()
+        raise
+    return connection
+
+
+async def _installed_version(connection: aio.Connection) -> str | None:
+    try:
+        return await send(connection, _calls.version())
+    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction):
+        return None
+
+
+class Link:
+    """A connection that opens at first use and again after it was lost; one call at a time."""
+
+    def __init__(self, dsn: str | None) -> None:
+        self._dsn = dsn
+        self._lock = aio.Lock()
+        self._connection: aio.Connection | None = None
+
+    async def run(self, call: Call[T]) -> T:
+        """Sends the call; again, once, where the connection was lost and the call only reads."""
+        async with self._lock:
+            try:
+                return await self._send(call)
+            except psycopg.OperationalError as error:
+                if self._connection is not None and not self._connection.closed:
+                    raise
+                if not call.is_read:
+                    raise ConnectionLost(
+                        "the connection was lost during the call: it may have taken effect, or not"
+                    ) from error
+                return await self._send(call)
+
+    async def _send(self, call: Call[T]) -> T:
+        connection = await self._open()
+        try:
+            return await send(connection, call)
+        except _OUTDATED:
+            await connection.execute("deallocate all")
+            return await send(connection, call)
+
+    async def _open(self) -> aio.Connection:
+        if self._connection is None or not _is_alive(self._connection):
+            await self._drop()
+            self._connection = await connect(_dsn.resolve(self._dsn), "perdure")
+        return self._connection
+
+    async def _drop(self) -> None:
+        if self._connection is not None:
+            await self._connection.close()
+            self._connection = None
+
+    async def close(self) -> None:
+        async with self._lock:
+            await self._drop()
+
+
+def _is_alive(connection: aio.Connection) -> bool:
+    """False when the server has hung up while the connection was idle."""
+    if connection.closed:
+        return False
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    if poll.poll(0):  # an idle server says nothing, unless it says goodbye
+        try:
+            connection.pgconn.consume_input()
+        except psycopg.OperationalError:
+            return False
+    return True
+
+
+class Handle(Generic[R]):
+    """One execution, seen from outside."""
+
+    def __init__(
+        self,
+        client: Client,
+        execution_id: int,
+        read_output: Callable[[Any], R],
+        *,
+        is_new: bool = True,
+    ) -> None:
+        self._client = client
+        self._read_output = read_output
+        self.id = execution_id
+        self.is_new = is_new  # false when its key had an execution already
+
+    def __repr__(self) -> str:
+        return f"<execution {self.id}>"
+
+    async def status(self) -> Status:
+        """The status it has at the moment; ExecutionNotFound when there is none."""
+        return await self._client.status(self.id)
+
+    async def get(self) -> Execution:
+        """All that is known of it."""
+        return await self._client.get(self.id)
+
+    async def wait(self, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
+        """How it ended, once it has; WaitTimedOut after `timeout` seconds."""
+        return await self._client.wait(self.id, timeout)
+
+    async def result(self, timeout: float | None = None) -> R:  # noqa: ASYNC109
+        """Its output, once it has completed; ExecutionFailed when it ended otherwise."""
+        outcome = await self.wait(timeout)
+        if not outcome.is_completed:
+            raise ExecutionFailed.of(outcome)
+        return self._read_output(outcome.output)
+
+    async def cancel(self, reason: str | None = None) -> str:
+        """Cancels it with its whole live subtree: `cancelled`, `pending`, or `finished`."""
+        return await self._client.cancel(self.id, reason)
+
+
+class Client:
+    """Talks to one database, over a connection of its own or over the caller's (`conn`).
+
+    A call over the caller's connection becomes part of the caller's transaction.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], dsn: str | None = None) -> None:
+        self._tasks = tasks
+        self._dsn = dsn
+        self._links: WeakKeyDictionary[Hashable, Link] = WeakKeyDictionary()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Closes the connection; a later call opens another one."""
+        link = self._links.pop(aio.scope(), None)
+        if link is not None:
+            await link.close()
+
+    async def run(self, call: Call[T], conn: aio.Connection | None = None) -> T:
+        """Runs one call of `perdure._calls`."""
+        if conn is None:
+            return await self._links.setdefault(aio.scope(), Link(self._dsn)).run(call)
+        if not isinstance(conn, aio.ConnectionClass):
+            raise TypeError(
+                f"conn is a {type(conn).__name__}, but this client needs a psycopg"
+                f" {aio.ConnectionClass.__name__}"
+            )
+        return await send(conn, call)
+
+    # Enqueue
+
+    @overload
+    async def enqueue(
+        self,
+        what: Task[..., R, Any] | TaskCall[R],
+        *,
+        conn: aio.Connection | None = None,
+        **options: Unpack[Options],
+    ) -> Handle[R]: ...
+    @overload
+    async def enqueue(
+        self,
+        what: str,
+        input: Any | Unset = UNSET,
+        *,
+        conn: aio.Connection | None = None,
+        **options: Unpack[Options],
+    ) -> Handle[Any]: ...
+    async def enqueue(
+        self,
+        what: str | Spawnable,
+        input: Any | Unset = UNSET,  # noqa: A002
+        *,
+        conn: aio.Connection | None = None,
+        **options: Unpack[Options],
+    ) -> Handle[Any]:
+        """Enqueues a call of a task, or a task by its name with its input.
+
+        A name need not be known here; where it is, the input is checked all the same.
+        """
+        call = self.resolve(what, input).options(**options)
+        (batch,) = _calls.batches([call.item()])
+        (enqueued,) = await self.run(_calls.enqueue_many(batch), conn)
+        if enqueued.error is not None:
+            raise enqueued.error
+        assert enqueued.id is not None
+        return self._handle(call, enqueued.id, is_new=enqueued.is_new)
+
+    async def enqueue_many(
+        self,
+        calls: Iterable[Spawnable],
+        *,
+        conn: aio.Connection | None = None,
+        **options: Unpack[Options],
+    ) -> list[Enqueued]:
+        """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
+        items = [self.resolve(what).options(**options).item() for what in calls]
+        done: list[Enqueued] = []
+        for batch in _calls.batches(items):
+            start = len(done)
+            answers = await self.run(_calls.enqueue_many(batch), conn)
+            done += [_calls.renumbered(answer, start) for answer in answers]
+        return done
+
+    def resolve(self, what: str | Spawnable, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A002
+        """The call that is meant; UnknownTask when it is of a task of another app."""
+        if isinstance(what, str):
+            known = self._tasks.get(what)
+            return by_name(what, input) if known is None else known.with_input(input)
+        if input is not UNSET:
+            raise TypeError("an input is given apart only with a task's name: use task.call(...)")
+        call = what.with_input(UNSET) if isinstance(what, Task) else what
+        if call.task is not None and self._tasks.get(call.name) is not call.task:
+            raise UnknownTask(
+                f"this app does not know the task {call.name!r}: it belongs to another app",
+                hint="give its name as a string to enqueue it all the same",
+            )
+        return call
+
+    def _handle(self, call: TaskCall[Any], execution_id: int, *, is_new: bool) -> Handle[Any]:
+        read = _as_is if call.task is None else call.task.binding.read_output
+        return Handle(self, execution_id, read, is_new=is_new)
+
+    # Look
+
+    @overload
+    def handle(self, execution_id: int) -> Handle[Any]: ...
+    @overload
+    def handle(self, execution_id: int, task: Task[..., R, Any]) -> Handle[R]: ...
+    def handle(self, execution_id: int, task: Task[..., Any, Any] | None = None) -> Handle[Any]:
+        """A handle for an id; with the task its result is typed."""
+        return Handle(self, execution_id, _as_is if task is None else task.binding.read_output)
+
+    async def get(self, execution_id: int) -> Execution:
+        """All that is known of an execution; ExecutionNotFound when there is none."""
+        return await self.run(_calls.get_execution(execution_id))
+
+    async def status(self, execution_id: int) -> Status:
+        """The status it has at the moment; ExecutionNotFound when there is none."""
+        status: Status = await self.run(_calls.status(execution_id))
+        return status
+
+    async def outcomes(self, ids: Iterable[int]) -> list[Outcome]:
+        """How those of the executions ended that have."""
+        return await self.run(_calls.outcomes(list(ids)))
+
+    async def wait(self, execution_id: int, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
+        """How the execution ended, once it has; WaitTimedOut after `timeout` seconds."""
+        started, pause = time.monotonic(), _FIRST_PAUSE
+        found = await self.outcomes([execution_id])
+        if not found:
+            await self.status(execution_id)
+        while not found:
+            if timeout is not None and time.monotonic() + pause > started + timeout:
+                raise WaitTimedOut(f"execution {execution_id} had not ended after {timeout} s")
+            await aio.sleep(pause)
+            pause = min(pause * 1.5, _LONGEST_PAUSE)
+            found = await self.outcomes([execution_id])
+        return found[0]
+
+    async def executions(
+        self,
+        *,
+        status: Status | None = None,
+        task: str | None = None,
+        queue: str | None = None,
+        parent_id: int | None = None,
+        roots_only: bool = False,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[Execution]:
+        """The newest executions; `before` an id, for the next page."""
+        call = _calls.executions(
+            status=status,
+            task=task,
+            queue=queue,
+            parent_id=parent_id,
+            roots_only=roots_only,
+            before=before,
+            limit=limit,
+        )
+        return await self.run(call)
+
+    async def children(
+        self, parent: int, generation: int | None = None, *, after: int = -1, limit: int = 1000
+    ) -> list[Child]:
+        """One page of a parent's children, in order, after a position."""
+        return await self.run(_calls.children(parent, generation, after, limit))
+
+    async def tree(self, root: int, *, limit: int = 1000) -> list[TreeNode]:
+        """The executions of a tree, depth-first."""
+        return await self.run(_calls.tree(root, limit))
+
+    async def tree_progress(self, root: int) -> dict[str, int]:
+        """How many executions of a tree have which status."""
+        return await self.run(_calls.tree_progress(root))
+
+    async def attempts(self, execution_id: int) -> list[Attempt]:
+        """The attempts of an execution that did not complete."""
+        return await self.run(_calls.attempts(execution_id))
+
+    async def fsck(self) -> list[Violation]:
+        """The broken invariants; none when all is well."""
+        return await self.run(_calls.fsck())
+
+    # Act
+
+    async def wake(
+        self,
+        task: str | Task[..., Any, Any],
+        key: str,
+        output: Any = None,
+        *,
+        error: str | Mapping[str, Any] | None = None,
+        key_scope: str | None = None,
+        conn: aio.Connection | None = None,
+    ) -> Woken:
+        """Ends a sleeping execution with an output, or as failed with an error.
+
+        One that has ended before keeps its outcome, which is returned.
+        """
+        name = task if isinstance(task, str) else task.name
+        if isinstance(error, str):
+            error = {"type": "woken", "message": error, "retryable": False}
+        known = self._tasks.get(name)
+        if error is not None:
+            call = _calls.wake(name, key, None, _json.encode(error, "error"), key_scope)
+        elif known is not None:
+            call = _calls.wake(name, key, known.binding.write_output(output), None, key_scope)
+        else:
+            call = _calls.wake(name, key, _json.encode(output, "output"), None, key_scope)
+        return await self.run(call, conn)
+
+    async def cancel(
+        self,
+        execution_id: int,
+        reason: str | None = None,
+        *,
+        conn: aio.Connection | None = None,
+    ) -> str:
+        """Cancels an execution with its live subtree: `cancelled`, `pending`, or `finished`."""
+        result: str = await self.run(_calls.cancel(execution_id, reason), conn)
+        return result
+
+    async def retry(self, execution_id: int, *, detach: bool = False) -> int:
+        """Runs an ended execution again; detached, it no longer tells its parent."""
+        return await self.run(_calls.retry_finished(execution_id, detach))
+
+    async def sweep(self, channel: str | None = None, *, limit: int = 1000) -> SweepReport:
+        """One pass of what time alone causes."""
+        return await self.run(_calls.sweep(channel, limit))
+
+    async def define_tasks(self) -> int:
+        """Publishes what this app's tasks declare; the number that changed."""
+        return await self.run(
+            _calls.define_tasks([{"name": t.name, **t.fields} for t in self._tasks.values()])
+        )
+
+
+def _as_is(value: Any) -> Any:
+    return value

@@ -1,0 +1,203 @@
+"""What the engine tells, as frozen records."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeAlias, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from datetime import datetime, timedelta
+
+    from perdure.errors import PerdureError
+
+T = TypeVar("T")
+
+Status: TypeAlias = Literal[
+    "ready",
+    "running",
+    "sleeping",
+    "waiting_for_children",
+    "waiting_for_finalize",
+    "completed",
+    "failed",
+    "timed_out",
+    "finalize_failed",
+    "cancelled",
+]
+
+FINISHED: frozenset[str] = frozenset(
+    {"completed", "failed", "timed_out", "finalize_failed", "cancelled"}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class StoredError:
+    """An error as stored with an execution or attempt."""
+
+    type: str
+    message: str
+    retryable: bool = False
+    traceback: str | None = None
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any] | None) -> StoredError | None:
+        if value is None:
+            return None
+        return cls(
+            type=str(value.get("type", "unknown")),
+            message=str(value.get("message", "")),
+            retryable=bool(value.get("retryable", False)),
+            traceback=value.get("traceback"),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """One row of the view `perdure.executions`."""
+
+    id: int
+    task: str
+    queue: str
+    priority: int
+    status: Status
+    attempt: int
+    crashes: int
+    iteration: int
+    input: Any
+    output: Any
+    error: StoredError | None
+    key: str | None
+    parent_id: int | None
+    parent_generation: int | None
+    position: int | None
+    is_finalize: bool
+    root_id: int
+    worker_id: int | None
+    tags: list[str] | None
+    headers: dict[str, Any] | None
+    created_at: datetime
+    start_at: datetime | None
+    started_at: datetime | None
+    expires_at: datetime | None
+    finished_at: datetime | None
+    deadline_at: datetime | None
+    max_attempts: int
+    timeout: timedelta | None
+
+    @property
+    def is_finished(self) -> bool:
+        return self.status in FINISHED
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How an execution ended."""
+
+    id: int
+    status: Status
+    output: Any
+    error: StoredError | None
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status == "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class Child:
+    """One child of a parent, in the order given; `output` is set only when it completed."""
+
+    position: int
+    id: int
+    task: str
+    status: Status
+    output: Any
+    error: StoredError | None
+
+    @property
+    def is_completed(self) -> bool:
+        return self.status == "completed"
+
+
+@dataclass(frozen=True, slots=True)
+class TreeNode:
+    """One execution of a tree, depth-first."""
+
+    id: int
+    parent_id: int | None
+    depth: int
+    position: int | None
+    is_finalize: bool
+    task: str
+    status: Status
+    attempt: int
+    started_at: datetime | None
+    finished_at: datetime | None
+    error: StoredError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that did not complete."""
+
+    attempt: int
+    token: int
+    status: str
+    error: StoredError | None
+    output: Any
+    worker_id: int | None
+    started_at: datetime | None
+    finished_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True)
+class Woken:
+    """A sleeping execution after `wake`; `is_woken` is false when it had ended before."""
+
+    id: int
+    status: Status
+    output: Any
+    error: StoredError | None
+    is_woken: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """What became of one item of `enqueue_many`: an id, or why it was refused."""
+
+    item: int
+    id: int | None
+    is_new: bool
+    error: PerdureError | None
+
+
+@dataclass(frozen=True, slots=True)
+class SweepReport:
+    """What one pass of `sweep` did; `more` says that another one has work."""
+
+    promoted: int
+    recovered: int
+    timed_out: int
+    closed: int
+    woken: int
+    moved: int
+    forgotten: int
+    more: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """One broken invariant that `fsck` found."""
+
+    invariant: str
+    id: int | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoopResult(Generic[T]):
+    """The output of a looping task: `done` is false when its iterations were used up."""
+
+    done: bool
+    output: T | None = None
