@@ -1,0 +1,88 @@
+-- Resolved items -> ready, scheduled or waiting (sleepers). The one place where executions begin.
+-- Children come with their parent's place; only the transaction that moves or holds the parent's
+-- room row may call it for them.
+
+create or replace function perdure._insert(
+  p_items perdure._item[],
+  p_now timestamptz,
+  p_parent_id bigint default null,
+  p_generation int default null,
+  p_first_position int default null
+) returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_parent perdure.execution;
+begin
+  if p_parent_id is not null then
+    select e.* into v_parent from perdure.execution as e where e.id = p_parent_id;
+  end if;
+  with item as (
+    select
+      i.*,
+      least(i.deadline_at, v_parent.deadline_at) as until,
+      p_first_position + (i.ordinality - 1)::int as position
+    from unnest(p_items) with ordinality as i
+  ), fact as (
+    insert into perdure.execution (
+      id, parent_id, root_id, created_at, start_at, deadline_at, timeout_ms, retry_multiplier,
+      retry_jitter, retry_delay_ms, retry_max_delay_ms, parent_generation, position, max_attempts,
+      max_crashes, priority, is_linear, is_sleeping, is_finalize, task, queue, key, key_scope, input,
+      headers, tags
+    )
+    select
+      i.id, p_parent_id, coalesce(v_parent.root_id, i.id), p_now, i.start_at, i.until, i.timeout_ms,
+      i.retry_multiplier, i.retry_jitter, i.retry_delay_ms, i.retry_max_delay_ms, p_generation,
+      i.position, i.max_attempts, i.max_crashes, i.priority, i.is_linear, i.is_sleeping,
+      p_parent_id is not null and p_first_position is null, i.task, i.queue, i.key, i.key_scope,
+      i.input, i.headers, i.tags
+    from item as i
+  ), due as (
+    insert into perdure.ready (
+      id, start_at, deadline_at, parent_id, parent_generation, token, attempts, crashes, iteration,
+      bytes, priority, is_keyed, queue, task
+    )
+    select
+      i.id, i.start_at, i.until, p_parent_id, p_generation, 0, 0, 0, 0, pg_column_size(i.input),
+      i.priority, i.key is not null, i.queue, i.task
+    from item as i
+    where not i.is_sleeping and i.start_at <= p_now
+  ), later as (
+    insert into perdure.scheduled (
+      id, start_at, deadline_at, parent_id, parent_generation, token, attempts, crashes, iteration,
+      bytes, priority, is_keyed, queue, task
+    )
+    select
+      i.id, i.start_at, i.until, p_parent_id, p_generation, 0, 0, 0, 0, pg_column_size(i.input),
+      i.priority, i.key is not null, i.queue, i.task
+    from item as i
+    where not i.is_sleeping and i.start_at > p_now
+  ), asleep as (
+    insert into perdure.waiting (
+      id, since, started_at, deadline_at, parent_id, parent_generation, generation, active, token,
+      attempts, crashes, iteration, is_keyed, phase, task
+    )
+    select
+      i.id, p_now, p_now, i.until, p_parent_id, p_generation, 0, 0, 0, 0, 0, 0, true, 'sleep', i.task
+    from item as i
+    where i.is_sleeping
+  )
+  insert into perdure.deadline (id, at)
+  select
+    i.id,
+    case
+      when i.is_sleeping then least(i.until, i.start_at + i.timeout_ms * interval '1 millisecond')
+      else i.until
+    end
+  from item as i
+  where i.until is not null or (i.is_sleeping and i.timeout_ms is not null);
+end
+$$;
+
+comment on function perdure._insert(perdure._item[], timestamptz, bigint, int, int) is
+'Writes resolved items as executions. Children: parent, its generation and the first position; a
+parent without a position makes a finalize.';

@@ -1,0 +1,35 @@
+-- _begin_finalize: (nothing) -> ready: the finalize of a parent whose children have all ended
+-- Locks: none but new rows; the caller holds the parent's waiting row. Its input names the parent;
+-- the children's outputs are read from there, not copied, so their sum has no limit.
+
+create or replace function perdure._begin_finalize(
+  p_parent perdure.waiting, p_finalize jsonb, p_now timestamptz
+) returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_item perdure._item;
+begin
+  v_item := (perdure._resolve(
+    jsonb_build_array(
+      p_finalize || jsonb_build_object(
+        'input', jsonb_build_object('parent', p_parent.id, 'generation', p_parent.generation)
+      )
+    ), p_now
+  ))[1];
+  if v_item.code is not null then
+    return 'finalize: ' || v_item.message;
+  end if;
+  perform perdure._insert(array[v_item], p_now, p_parent.id, p_parent.generation);
+  update perdure.waiting as w
+  set phase = 'finalize', step = null, active = 1
+  where w.id = p_parent.id;
+  delete from perdure.step as s where s.parent_id = p_parent.id;
+  return null;
+end
+$$;
+
+comment on function perdure._begin_finalize(perdure.waiting, jsonb, timestamptz) is
+'Begins the finalize execution; the reason, where it cannot begin.';

@@ -1,0 +1,45 @@
+-- The head of one queue, locked: rows of ready in order, SKIP LOCKED, up to a number and to a byte
+-- budget (but at least one).
+
+create or replace function perdure._candidates(
+  p_queue text, p_tasks text[], p_max int, p_budget bigint, p_after jsonb,
+  out ids bigint[], out bytes bigint
+)
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_priority smallint := coalesce((p_after ->> 0)::smallint, -32768);
+  v_start timestamptz := coalesce((p_after ->> 1)::timestamptz, '-infinity');
+  v_id bigint := coalesce((p_after ->> 2)::bigint, 0);
+begin
+  select
+    coalesce(array_agg(s.id order by s.priority, s.start_at, s.id), '{}'),
+    coalesce(sum(s.bytes), 0)
+  into ids, bytes
+  from (
+    select c.*, sum(c.bytes) over (order by c.priority, c.start_at, c.id) - c.bytes as before
+    from (
+      select r.id, r.priority, r.start_at, r.bytes
+      from perdure.ready as r
+      where r.queue = p_queue
+        and not r.is_aside
+        and (r.priority, r.start_at, r.id) > (v_priority, v_start, v_id)
+        and (p_tasks is null or r.task = any(p_tasks))
+      order by r.priority, r.start_at, r.id
+      limit p_max
+      for update skip locked
+    ) as c
+  ) as s
+  where s.before < p_budget;
+end
+$$;
+
+comment on function perdure._candidates(text, text[], int, bigint, jsonb) is
+'Ids at the head of a queue for tasks that the caller knows (null: all), locked for a claim.';

@@ -1,0 +1,58 @@
+-- _decrement: one parent, told once
+-- Locks: its waiting row. A counter that does not match is reported and set from the children: damage
+-- must not fail the batch that found it.
+
+create or replace function perdure._decrement(
+  p_told perdure._telling, p_now timestamptz, out begun int, out telling perdure._telling
+)
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+as $$
+declare
+  v_parent perdure.waiting;
+  v_had_failed boolean;
+  v_amount int := p_told.amount;
+begin
+  begun := 0;
+  select w.* into v_parent
+  from perdure.waiting as w
+  where w.id = p_told.parent_id and w.generation = p_told.generation
+  for no key update;
+  if v_parent.id is null then
+    return;
+  end if;
+  if p_told.amount is null or v_parent.active < p_told.amount then
+    v_amount := v_parent.active - perdure._live_children(v_parent);
+    raise warning 'the counter of execution % was %, its live children are %; repaired',
+      v_parent.id, v_parent.active, v_parent.active - v_amount;
+  end if;
+  v_had_failed := v_parent.has_failed;
+  if v_amount <> 0 or p_told.failures > 0 then
+    update perdure.waiting as w
+    set active = w.active - v_amount, has_failed = w.has_failed or p_told.failures > 0
+    where w.id = v_parent.id
+    returning w.* into v_parent;
+  end if;
+  if v_parent.active = 0 then
+    select c.begun, c.telling into begun, telling
+    from perdure._children_finished(v_parent, p_now) as c;
+  elsif v_parent.is_fail_fast and v_parent.has_failed and not v_had_failed then
+    insert into perdure.closing (kind, execution_id, generation, position, status, error, created_at)
+    values (
+      'end', v_parent.id, v_parent.generation, -1, 'cancelled',
+      jsonb_build_object(
+        'type', 'cancelled', 'message', 'a sibling failed and the parent fails fast', 'retryable', false
+      ),
+      p_now
+    );
+    begun := 1;
+  end if;
+end
+$$;
+
+comment on function perdure._decrement(perdure._telling, timestamptz) is
+'Applies one telling. begun: executions that began, or work left in closing; telling: what the
+parent, if it ended, has to tell its own parent.';

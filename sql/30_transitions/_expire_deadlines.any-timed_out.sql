@@ -1,0 +1,35 @@
+-- _expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
+-- Locks: rows of deadline, then room rows of the execution and its descendants; all SKIP LOCKED.
+
+create or replace function perdure._expire_deadlines(
+  p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]
+)
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_id bigint;
+  v_ids bigint[];
+  v_ended record;
+begin
+  v_ids := array(
+    select d.id
+    from perdure.deadline as d
+    where d.at <= p_now
+    order by d.at, d.id
+    limit p_max
+    for update skip locked
+  );
+  foreach v_id in array v_ids loop  -- bounded by p_max
+    select t.* into v_ended from perdure._time_out(v_id, p_now) as t;
+    tellings := tellings || v_ended.tellings;
+  end loop;
+  delete from perdure.deadline as d where d.id = any(v_ids);
+  amount := cardinality(v_ids);
+end
+$$;
+
+comment on function perdure._expire_deadlines(int, timestamptz) is
+'Ends what is past its moment in deadline, at most p_max; amount: how many were due.';

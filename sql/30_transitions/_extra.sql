@@ -1,0 +1,30 @@
+-- What a body may want to know of its execution beyond the plainest facts.
+
+create or replace function perdure._extra(
+  p_id bigint, p_queue text, p_parent_id bigint, p_root_id bigint, p_position int,
+  p_is_finalize boolean, p_iteration int, p_crashes int, p_key text, p_deadline_at timestamptz,
+  p_headers jsonb, p_tags text[], p_error jsonb
+) returns jsonb
+language sql
+stable
+as $$
+  select jsonb_strip_nulls(jsonb_build_object(
+    'parent_id', p_parent_id,
+    'root_id', nullif(p_root_id, p_id),
+    'position', p_position,
+    'is_finalize', nullif(p_is_finalize, false),
+    'iteration', nullif(p_iteration, 0),
+    'crashes', nullif(p_crashes, 0),
+    'key', p_key,
+    'queue', nullif(p_queue, 'default'),
+    'deadline_at', p_deadline_at,
+    'tags', p_tags
+  ))
+  || case when p_headers is null then '{}' else jsonb_build_object('headers', p_headers) end
+  || case when p_error is null then '{}' else jsonb_build_object('error', p_error) end
+$$;
+
+comment on function perdure._extra(
+  bigint, text, bigint, bigint, int, boolean, int, int, text, timestamptz, jsonb, text[], jsonb
+) is
+'The `extra` object of a claimed execution; fields that say nothing are left out.';

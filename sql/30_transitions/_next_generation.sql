@@ -1,0 +1,14 @@
+-- Each parking of an execution has a number; only children of the same one count.
+
+create or replace function perdure._next_generation(p_id bigint) returns int
+language sql
+stable
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+  select coalesce(max(e.parent_generation), 0) + 1
+  from perdure.execution as e
+  where e.parent_id = p_id
+$$;
+
+comment on function perdure._next_generation(bigint) is
+'One more than the generation of its youngest children; 1 where there are none.';

@@ -1,0 +1,36 @@
+-- _next_step: (nothing) -> ready: the next step of a sequence, fed with the previous output
+-- Locks: none but new rows; the caller holds the parent's waiting row.
+
+create or replace function perdure._next_step(
+  p_parent perdure.waiting, p_output jsonb, p_now timestamptz
+) returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_item jsonb;
+  v_children record;
+begin
+  delete from perdure.step as s
+  where s.parent_id = p_parent.id and s.position = p_parent.step + 1
+  returning s.item into v_item;
+  select a.* into v_children
+  from perdure._accept_children(
+    jsonb_build_array(jsonb_build_object('input', p_output) || v_item), null, true, p_now
+  ) as a;
+  if v_children.code is not null then
+    return format('step %s: %s', p_parent.step + 1, v_children.message);
+  end if;
+  perform perdure._insert(
+    v_children.items, p_now, p_parent.id, p_parent.generation, p_parent.step + 1
+  );
+  update perdure.waiting as w
+  set step = w.step + 1, active = 1
+  where w.id = p_parent.id;
+  return null;
+end
+$$;
+
+comment on function perdure._next_step(perdure.waiting, jsonb, timestamptz) is
+'Begins the next step; the reason, where it cannot begin.';

@@ -1,0 +1,37 @@
+-- cancel: ready, running, sleeping, waiting -> cancelled, the whole live subtree at once
+-- Locks: the execution's room row, then its descendants' (SKIP LOCKED), last its ancestors' waiting
+-- rows upwards. A body that runs is told at its worker's next exchange.
+
+create or replace function perdure.cancel(id bigint, reason text default null) returns text
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_now timestamptz := perdure._clock();
+  v_end record;
+begin
+  perform perdure._require_read_committed();
+  if not exists (select from perdure.execution as e where e.id = cancel.id) then
+    raise exception 'there is no execution %', cancel.id using errcode = 'QD001';
+  end if;
+  select e.* into v_end
+  from perdure._end(
+    cancel.id, 'cancelled',
+    jsonb_build_object(
+      'type', 'cancelled', 'message', coalesce(left(cancel.reason, 10000), 'the execution was cancelled'),
+      'retryable', false
+    ),
+    v_now
+  ) as e;
+  perform perdure._tell(v_end.tellings);
+  return v_end.result;
+end
+$$;
+
+comment on function perdure.cancel(bigint, text) is
+'Cancels an execution with all its live descendants: up to config.cancel_limit in this transaction,
+the rest by close_batch(), and none of them is claimed any more. Returns cancelled, finished (it had
+ended already: nothing changed) or pending (it kept moving: close_batch() ends it). Raises QD001,
+QD010.';

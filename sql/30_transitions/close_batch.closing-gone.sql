@@ -1,0 +1,22 @@
+-- close_batch: closing -> (gone)
+-- Locks: as _close_batch; last waiting rows, descending.
+
+create or replace function perdure.close_batch(max int default 1000) returns int
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_done record;
+begin
+  perform perdure._require_read_committed();
+  select d.* into v_done from perdure._close_batch(close_batch.max, perdure._clock()) as d;
+  perform perdure._tell(v_done.tellings);
+  return v_done.amount;
+end
+$$;
+
+comment on function perdure.close_batch(int) is
+'Pays up to `max` debts of ended executions: tells parents, cancels descendants (about
+config.cancel_limit a call), recounts. Returns how many rows of closing it took. Raises QD010.';

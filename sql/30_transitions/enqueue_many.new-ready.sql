@@ -1,0 +1,54 @@
+-- enqueue_many: (nothing) -> ready or sleeping, set by set
+-- Runs in the caller's transaction. Locks: keys, in ascending order, so that two batches cannot
+-- deadlock on them. Each item is judged alone.
+
+create or replace function perdure.enqueue_many(items jsonb)
+returns table (item int, id bigint, is_new boolean, code text, message text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_now timestamptz := perdure._clock();
+  v_items perdure._item[];
+  v_at int;
+begin
+  if jsonb_typeof(items) is distinct from 'array' then
+    raise exception 'items have to be a JSON array, got %', coalesce(jsonb_typeof(items), 'null')
+      using errcode = 'QD021';
+  end if;
+  v_items := perdure._resolve(items, v_now);
+  for v_at in
+    select i.ordinality
+    from unnest(v_items) with ordinality as i
+    where i.code is null and i.key is not null
+    order by i.key_scope, i.key, i.ordinality
+  loop
+    v_items[v_at] := perdure._keyed(v_items[v_at], v_items, v_now);
+  end loop;
+  perform perdure._insert(
+    array(
+      select row(i.*)::perdure._item
+      from unnest(v_items) as i
+      where i.code is null and not i.is_taken
+    ),
+    v_now
+  );
+  return query
+  select
+    (i.ordinality - 1)::int,
+    case when i.code is null then i.id end,
+    i.code is null and not i.is_taken,
+    i.code,
+    i.message
+  from unnest(v_items) with ordinality as i
+  order by i.ordinality;
+end
+$$;
+
+comment on function perdure.enqueue_many(jsonb) is
+'Enqueues a JSON array of items ({"task", "input", and any argument of enqueue}); one row for each,
+in order: its id (is_new is false where its key was in force), or code and message where it was
+refused. Durations: seconds as a number, or an interval as a string. Raises QD021 when items is not
+an array.';

@@ -1,0 +1,88 @@
+-- exchange: finish and claim in one round trip and one commit
+-- Locks: the worker's row; its running rows; rows of ready, SKIP LOCKED; last the parents' waiting
+-- rows, one at a time in descending id. An exchange that finds nothing to do writes nothing.
+
+create or replace function perdure.exchange(
+  worker uuid,
+  outcomes jsonb default null,
+  want int default 0,
+  queues text[] default null,
+  tasks text[] default null,
+  held bigint[] default null,
+  call bigint default null,
+  after jsonb default null,
+  out results json,
+  out claimed json,
+  out gone bigint[],
+  out more boolean,
+  out wait_ms int,
+  out next_after jsonb
+)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+as $$
+declare
+  v_worker perdure.worker;
+  v_queues text[];
+  v_tasks text[];
+  v_results jsonb;
+  v_tellings perdure._telling[];
+  v_made int := 0;
+begin
+  if jsonb_array_length(outcomes) = 0 then
+    outcomes := null;
+  end if;
+  select w.* into v_worker from perdure.worker as w where w.incarnation = exchange.worker;
+  v_queues := perdure._served(queues, v_worker.queues, 'queue');
+  v_tasks := perdure._served(tasks, v_worker.tasks, 'task');
+  if v_worker.id is null or outcomes is not null or call < v_worker.least_call
+    or (want > 0 and perdure._has_due(v_queues))
+  then
+    v_worker := perdure._enter(worker, call);
+    if outcomes is not null then
+      select r.results, r.tellings into v_results, v_tellings
+      from perdure._record(v_worker, outcomes) as r;
+      results := v_results;
+    end if;
+    if want > 0 then
+      select
+        json_agg(json_build_array(c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra)),
+        jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id))
+      into claimed, next_after
+      from perdure._claim(v_worker, v_queues, v_tasks, want, after) as c;
+    end if;
+    v_made := perdure._tell(v_tellings);
+  end if;
+  if cardinality(held) > 0 then
+    gone := array(
+      select h.id
+      from unnest(held) as h (id)
+      where not exists (
+        select from perdure.running as r where r.id = h.id and r.worker_id = v_worker.id
+      )
+    );
+  end if;
+  wait_ms := least(
+    2147483647,
+    greatest(0, ceil(extract(epoch from (
+      select s.start_at from perdure.scheduled as s order by s.start_at, s.id limit 1
+    ) - perdure._clock()) * 1000))
+  );
+  more := v_made > 0 or (want > coalesce(json_array_length(claimed), 0) and claimed is not null);
+end
+$$;
+
+comment on function perdure.exchange(
+  uuid, jsonb, int, text[], text[], bigint[], bigint, jsonb
+) is
+'What a worker says and asks in one round trip: reports outcomes, claims up to `want`, and learns
+which of the ids in `held` it no longer holds (`gone`). results: the outcomes that were not plainly
+recorded. claimed: arrays [id, token, task, attempt, input, timeout_ms, extra]. more: ask again at
+once. wait_ms: until the next scheduled execution is due. next_after: where the claim ended, to be
+given back as `after`. call: numbers upwards; one below that of the last resume is refused (QD009).
+Raises QD007, QD009, QD010, QD026, QD028.';

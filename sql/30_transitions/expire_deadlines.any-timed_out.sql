@@ -1,0 +1,22 @@
+-- expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
+-- Locks: as _expire_deadlines; last the ancestors' waiting rows, descending.
+
+create or replace function perdure.expire_deadlines(max int default 1000) returns int
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_done record;
+begin
+  perform perdure._require_read_committed();
+  select d.* into v_done from perdure._expire_deadlines(expire_deadlines.max, perdure._clock()) as d;
+  perform perdure._tell(v_done.tellings);
+  return v_done.amount;
+end
+$$;
+
+comment on function perdure.expire_deadlines(int) is
+'Ends executions whose deadline has passed, and sleepers whose time is up, as timed_out, with their
+live subtrees; at most `max`. Returns how many were due. Raises QD010.';

@@ -1,0 +1,39 @@
+-- finish: running -> completed, failed, timed_out, cancelled, ready, or waiting
+-- Locks: the worker's row; its running rows; keys; last the parents' waiting rows, one at a time in
+-- descending id.
+
+create or replace function perdure.finish(worker uuid, outcomes jsonb)
+returns table (id bigint, token int, result text, code text, message text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_worker perdure.worker := perdure._enter(worker);
+  v_results jsonb;
+  v_tellings perdure._telling[];
+begin
+  select r.results, r.tellings into v_results, v_tellings
+  from perdure._record(v_worker, coalesce(outcomes, '[]')) as r;
+  perform perdure._tell(v_tellings);
+  return query
+  select
+    case when o.value ->> 'id' ~ '^[0-9]{1,18}$' then (o.value ->> 'id')::bigint end,
+    case when o.value ->> 'token' ~ '^[0-9]{1,9}$' then (o.value ->> 'token')::int end,
+    coalesce(x.value ->> 'result', 'recorded'),
+    x.value ->> 'code',
+    x.value ->> 'message'
+  from jsonb_array_elements(outcomes) with ordinality as o (value, n)
+  left join jsonb_array_elements(coalesce(v_results, '[]')) as x (value)
+    on x.value -> 'id' is not distinct from coalesce(o.value -> 'id', 'null')
+    and x.value -> 'token' is not distinct from coalesce(o.value -> 'token', 'null')
+  order by o.n;
+end
+$$;
+
+comment on function perdure.finish(uuid, jsonb) is
+'Reports a JSON array of outcomes ({"id", "token", "outcome", …}: docs/reference/sql.md). One row for
+each: recorded, already (this token''s outcome was recorded before), cancelled, lost (QD008: the
+lease is not held), failed or invalid (the outcome was unacceptable, so the execution ended failed;
+code and message say why). Raises QD007, QD010, QD028 (not an array).';

@@ -1,0 +1,36 @@
+-- unregister_worker: a worker leaves; what it still holds goes back unharmed
+-- Locks: the worker's row, its running rows.
+
+create or replace function perdure.unregister_worker(worker uuid) returns int
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+as $$
+declare
+  v_worker perdure.worker := perdure._enter(worker);
+  v_held perdure.running[];
+begin
+  with gone as (
+    delete from perdure.running as r where r.worker_id = v_worker.id returning r.*
+  )
+  select array_agg(row(g.*)::perdure.running) into v_held from gone as g;
+  delete from perdure.worker as w where w.id = v_worker.id;
+  if v_worker.id = any(perdure._live_workers()) then
+    perform pg_advisory_unlock(c.lock_namespace, v_worker.id)
+    from perdure.config as c
+    where exists (
+      select
+      from pg_locks as l
+      where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.objid::int = v_worker.id
+        and l.classid = c.lock_namespace::oid
+    );
+  end if;
+  return perdure._hand_back(v_held, 1, perdure._clock());
+end
+$$;
+
+comment on function perdure.unregister_worker(uuid) is
+'Removes a worker; its leases go back to ready without using an attempt. Returns how many. Raises
+QD007, QD010.';
