@@ -48,7 +48,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    config.stash[_COUNTS] = defaultdict(dict)
+    empty: Counts = {}
+    config.stash[_COUNTS] = empty
 
 
 @pytest.hookimpl(trylast=True)

@@ -110,20 +110,25 @@ def migrate(conn: Connection[Any], *, lock_timeout_ms: int = 10_000) -> Migrated
         conn.execute("select pg_advisory_xact_lock(%s)", [_MIGRATE_LOCK])
         conn.execute("select set_config('lock_timeout', %s, true)", [str(lock_timeout_ms)])
         conn.execute("set local client_min_messages = warning")
-        before = _installed(conn)
-        if before is None:
-            _run(conn, install_sql())
-            return Migrated(None, client_version(), tuple(migrations()))
-        if _numbers(before) > _numbers(client_version()):
-            raise _too_new(before)
-        if _is_extension(conn):
-            if before == client_version():
-                return Migrated(before, before, ())
-            raise PerdureError(
-                "perdure is installed as an extension here:"
-                " run `alter extension perdure update` instead"
-            )
-        return Migrated(before, client_version(), _upgrade(conn))
+        done = _bring(conn)
+        conn.execute("reset check_function_bodies")  # which sql/ turns off for its load order
+        return done
+
+
+def _bring(conn: Connection[Any]) -> Migrated:
+    before, mine = _installed(conn), client_version()
+    if before is None:
+        _run(conn, install_sql())
+        return Migrated(None, mine, tuple(migrations()))
+    if _numbers(before) > _numbers(mine):
+        raise _too_new(before)
+    if not _is_extension(conn):
+        return Migrated(before, mine, _upgrade(conn))
+    if before == mine:
+        return Migrated(before, mine, ())
+    raise PerdureError(
+        "perdure is installed as an extension here: run `alter extension perdure update` instead"
+    )
 
 
 def _upgrade(conn: Connection[Any]) -> tuple[str, ...]:

