@@ -83,7 +83,12 @@ begin
         when j.verdict is null then null
         when j.code is not null then j.message
         when j.verdict = 'QD020' then
-          'task, queue, key and key_scope have 1 to 255 characters and no control characters'
+          format('a name has 1 to 255 characters and no control characters: %s', (
+            select left(to_jsonb(n.name)::text, 80)
+            from unnest(array[j.task, j.queue, j.own_key, j.key_scope]) as n (name)
+            where not perdure._is_name(n.name)
+            limit 1
+          ))
         when j.verdict = 'QD026' then 'a sleeping execution needs a key to be woken by'
         when j.verdict = 'QD023' then 'timeout is more than 30 days'
         else format('input or headers exceed the limit of %s bytes', v_limit)

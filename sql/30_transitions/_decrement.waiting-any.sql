@@ -14,6 +14,7 @@ as $$
 declare
   v_parent perdure.waiting;
   v_had_failed boolean;
+  v_step record;
   v_amount int := p_told.amount;
 begin
   begun := 0;
@@ -37,8 +38,9 @@ begin
     returning w.* into v_parent;
   end if;
   if v_parent.active = 0 then
-    select c.begun, c.telling into begun, telling
-    from perdure._children_finished(v_parent, p_now) as c;
+    select c.* into v_step from perdure._children_finished(v_parent, p_now) as c;
+    begun := v_step.begun;
+    telling := v_step.telling;
   elsif v_parent.is_fail_fast and v_parent.has_failed and not v_had_failed then
     insert into perdure.closing (kind, execution_id, generation, position, status, error, created_at)
     values (

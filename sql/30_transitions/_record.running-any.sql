@@ -82,7 +82,7 @@ begin
     perform perdure._forget(v_keyed, v_timed, v_now);
   end if;
   if v_rest is not null then
-    select x.results, tellings || x.tellings into results, tellings
+    select x.results, _record.tellings || x.tellings into results, tellings
     from perdure._record_rest(v_rest, v_by_id, v_now, v_limit) as x;
   end if;
   if coalesce(cardinality(v_done), 0) + coalesce(cardinality(v_rest), 0)

@@ -5,14 +5,13 @@
 create or replace function perdure.wake(
   task text, key text, output jsonb default null, error jsonb default null,
   key_scope text default null
-) returns table (id bigint, status text, output jsonb, error jsonb, is_woken boolean)
+) returns perdure.woken
 language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 as $$
-#variable_conflict use_column
 declare
   v_now timestamptz := perdure._clock();
   v_limit int := (select c.payload_limit from perdure.config as c);
@@ -45,8 +44,7 @@ begin
   from perdure.waiting as w
   where w.id = v_id and w.phase = 'sleep'
   for update;
-  is_woken := v_sleeper.id is not null;
-  if is_woken then
+  if v_sleeper.id is not null then
     v_telling := perdure._end_parent(
       v_sleeper,
       case when coalesce(wake.error, 'null') = 'null' then 'completed' else 'failed' end,
@@ -63,11 +61,11 @@ begin
   elsif not exists (select from perdure.finished as f where f.id = v_id) then
     raise exception 'execution % with the key % does not sleep', v_id, wake.key using errcode = 'QD004';
   end if;
-  return query
-  select f.id, f.status, f.output, f.error, wake_row.is_woken
-  from perdure.finished as f
-  cross join (select is_woken) as wake_row
-  where f.id = v_id;
+  return (
+    select row(f.id, f.status, f.output, f.error, v_sleeper.id is not null)::perdure.woken
+    from perdure.finished as f
+    where f.id = v_id
+  );
 end
 $$;
 
