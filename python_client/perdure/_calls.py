@@ -221,7 +221,7 @@ def tree_progress(root: int) -> Call[dict[str, int]]:
 def attempts(id_: int) -> Call[list[Attempt]]:
     return Call(
         "select attempt, token, status, error::text, output::text, worker_id, started_at,"
-        " finished_at from perdure.attempts(%s::bigint)",
+        " ended_at from perdure.attempts(%s::bigint)",
         [id_],
         _all(Attempt),
         is_read=True,
@@ -258,7 +258,7 @@ def retry_finished(id_: int, detach: bool) -> Call[int]:
 
 def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
     return Call(
-        "select promoted, recovered, timed_out, closed, woken, moved, forgotten, more"
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more"
         " from perdure.sweep(%s::text, %s::int)",
         [channel, limit],
         lambda rows: SweepReport(*rows[0]),
@@ -343,7 +343,7 @@ def exchange(
         )
 
     return Call(
-        "select results::text, claimed::text, gone, more, wait_ms, after::text"
+        "select results::text, claimed::text, gone, more, wait_ms, next_after::text"
         " from perdure.exchange(%s::uuid, %s::jsonb, %s::int, null, null, %s::bigint[],"
         " %s::bigint, %s::jsonb)",
         [

@@ -65,6 +65,15 @@ async def send(connection: aio.Connection, call: Call[T]) -> T:
         raise
 
 
+async def send_replanned(connection: aio.Connection, call: Call[T]) -> T:
+    """The same on a connection of our own: prepared anew, once, after a schema upgrade."""
+    try:
+        return await send(connection, call)
+    except _OUTDATED:
+        await connection.execute("deallocate all")
+        return await send(connection, call)
+
+
 async def connect(dsn: str, name: str) -> aio.Connection:
     """A connection whose schema fits this client."""
     try:
@@ -111,12 +120,7 @@ class Link:
                 return await self._send(call)
 
     async def _send(self, call: Call[T]) -> T:
-        connection = await self._open()
-        try:
-            return await send(connection, call)
-        except _OUTDATED:
-            await connection.execute("deallocate all")
-            return await send(connection, call)
+        return await send_replanned(await self._open(), call)
 
     async def _open(self) -> aio.Connection:
         if self._connection is None or not _is_alive(self._connection):
@@ -199,7 +203,7 @@ class Client:
 
     def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], dsn: str | None = None) -> None:
         self._tasks = tasks
-        self._dsn = dsn
+        self.dsn = dsn
         self._links: WeakKeyDictionary[Hashable, Link] = WeakKeyDictionary()
 
     async def __aenter__(self) -> Self:
@@ -217,7 +221,7 @@ class Client:
     async def run(self, call: Call[T], conn: aio.Connection | None = None) -> T:
         """Runs one call of `perdure._calls`."""
         if conn is None:
-            return await self._links.setdefault(aio.scope(), Link(self._dsn)).run(call)
+            return await self._links.setdefault(aio.scope(), Link(self.dsn)).run(call)
         if not isinstance(conn, aio.ConnectionClass):
             raise TypeError(
                 f"conn is a {type(conn).__name__}, but this client needs a psycopg"
@@ -430,9 +434,11 @@ class Client:
 
     async def define_tasks(self) -> int:
         """Publishes what this app's tasks declare; the number that changed."""
-        return await self.run(
-            _calls.define_tasks([{"name": t.name, **t.fields} for t in self._tasks.values()])
-        )
+        return await self.run(_calls.define_tasks(self.definitions()))
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """What this app's tasks declare, as the engine takes it."""
+        return [{"name": task.name, **task.fields} for task in self._tasks.values()]
 
 
 def _as_is(value: Any) -> Any:

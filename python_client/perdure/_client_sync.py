@@ -66,6 +66,15 @@ def send(connection: blocking.Connection, call: Call[T]) -> T:
         raise
 
 
+def send_replanned(connection: blocking.Connection, call: Call[T]) -> T:
+    """The same on a connection of our own: prepared anew, once, after a schema upgrade."""
+    try:
+        return send(connection, call)
+    except _OUTDATED:
+        connection.execute("deallocate all")
+        return send(connection, call)
+
+
 def connect(dsn: str, name: str) -> blocking.Connection:
     """A connection whose schema fits this client."""
     try:
@@ -112,12 +121,7 @@ class Link:
                 return self._send(call)
 
     def _send(self, call: Call[T]) -> T:
-        connection = self._open()
-        try:
-            return send(connection, call)
-        except _OUTDATED:
-            connection.execute("deallocate all")
-            return send(connection, call)
+        return send_replanned(self._open(), call)
 
     def _open(self) -> blocking.Connection:
         if self._connection is None or not _is_alive(self._connection):
@@ -200,7 +204,7 @@ class SyncClient:
 
     def __init__(self, tasks: Mapping[str, Task[..., Any, Any]], dsn: str | None = None) -> None:
         self._tasks = tasks
-        self._dsn = dsn
+        self.dsn = dsn
         self._links: WeakKeyDictionary[Hashable, Link] = WeakKeyDictionary()
 
     def __enter__(self) -> Self:
@@ -218,7 +222,7 @@ class SyncClient:
     def run(self, call: Call[T], conn: blocking.Connection | None = None) -> T:
         """Runs one call of `perdure._calls`."""
         if conn is None:
-            return self._links.setdefault(blocking.scope(), Link(self._dsn)).run(call)
+            return self._links.setdefault(blocking.scope(), Link(self.dsn)).run(call)
         if not isinstance(conn, blocking.ConnectionClass):
             raise TypeError(
                 f"conn is a {type(conn).__name__}, but this client needs a psycopg"
@@ -431,9 +435,11 @@ class SyncClient:
 
     def define_tasks(self) -> int:
         """Publishes what this app's tasks declare; the number that changed."""
-        return self.run(
-            _calls.define_tasks([{"name": t.name, **t.fields} for t in self._tasks.values()])
-        )
+        return self.run(_calls.define_tasks(self.definitions()))
+
+    def definitions(self) -> list[dict[str, Any]]:
+        """What this app's tasks declare, as the engine takes it."""
+        return [{"name": task.name, **task.fields} for task in self._tasks.values()]
 
 
 def _as_is(value: Any) -> Any:

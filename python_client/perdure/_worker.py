@@ -1,33 +1,529 @@
-"""The worker."""
+"""The worker: claims executions, runs their bodies, reports how they ended.
+
+All happens in one event loop, over one connection. One exchange is in flight at a time; the
+reports that gather meanwhile go with the next one, which also claims into the free slots. Sync
+bodies run in threads. What the database no longer grants is interrupted; what it never heard of
+for lack of a connection is reported again.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, TypedDict
+import asyncio
+import contextlib
+import contextvars
+import functools
+import inspect
+import logging
+import random
+import signal
+import time
+from collections import deque
+from enum import IntEnum
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import psycopg
+
+from perdure import _calls, _reports
+from perdure._client_async import Link
+from perdure._context import Context, Signal, enter
+from perdure._finalize import load_finalize
+from perdure._session import Session
+from perdure._threads import Threads
+from perdure.errors import (
+    CannotConnect,
+    ConnectionLost,
+    PerdureError,
+    SchemaNewer,
+    TimedOut,
+    WorkerGone,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import Unpack
+    from collections.abc import Callable, Iterator, Sequence
 
     from perdure._app import App
+    from perdure._calls import Judgement
+    from perdure._reports import Report
+    from perdure._task import Task
+
+log = logging.getLogger("perdure")
+
+_POLL = 0.25  # longest silence: how late an idle worker learns of work, a busy one of a cancel
+_SHORTEST_PAUSE = 0.005
+_HELD_EVERY = 0.2  # how often a busy worker asks which of its leases are gone
+_CURSOR_LIFE = 0.1
+_SWEEP_EVERY = 0.5
+_SWEEP_LIMIT = 1000
+_FIRST_BACKOFF = 0.05
+_LONGEST_BACKOFF = 1.0
+_GRACE = 5.0  # for bodies to end after they were interrupted
 
 
 class WorkerOptions(TypedDict, total=False):
-    """How a worker runs."""
+    """How a worker runs; see `Worker`."""
 
     queues: Sequence[str]
     concurrency: int
     batch: int
     prefetch: int
     drain_timeout: float
-    name: str
+    name: str | None
     install_signals: bool
 
 
-class Worker:
-    """Runs an app's tasks."""
+class _Phase(IntEnum):
+    RUNNING = 0
+    DRAINING = 1  # claims nothing, lets bodies end
+    CANCELLING = 2  # interrupts them
+    OVER = 3
 
-    def __init__(self, app: App, **options: Unpack[WorkerOptions]) -> None:
-        self.app = app
+
+class _Lease:
+    """One claimed execution, until its report is made or it is taken away."""
+
+    __slots__ = (
+        "claimed_at",
+        "context",
+        "has_begun",
+        "id",
+        "input",
+        "is_dropped",
+        "is_interrupted",
+        "job",
+        "task",
+        "thread",
+        "timeout",
+        "token",
+    )
+
+    def __init__(
+        self,
+        id_: int,
+        token: int,
+        task: Task[..., Any, Any],
+        input_: Any,
+        timeout: float,
+        context: Context,
+    ) -> None:
+        self.id = id_
+        self.token = token
+        self.task = task
+        self.input = input_
+        self.timeout = timeout
+        self.context = context
+        self.claimed_at = time.monotonic()
+        self.job: asyncio.Task[None] | None = None
+        self.thread: asyncio.Future[Any] | None = None
+        self.has_begun = False
+        self.is_dropped = False  # no longer ours: its report would be refused
+        self.is_interrupted = False  # told to stop by this worker: handed back
+
+    def interrupt(self) -> None:
+        """Cancels an async body; asks a sync one through its context."""
+        self.context.cancelled.set()
+        if self.job is not None and self.has_begun and self.thread is None:
+            self.job.cancel()
+
+
+class Worker:
+    """Runs the tasks of an app from some queues until it is told to stop.
+
+    `concurrency` bodies at once; up to `batch` claimed and any number reported per round trip;
+    `prefetch` more are claimed ahead of a free slot. The first SIGTERM or SIGINT (or `stop`) lets
+    running bodies end, for at most `drain_timeout` seconds; the second (or `cancel`) interrupts
+    them and hands their executions back without using up an attempt.
+    """
+
+    def __init__(
+        self,
+        app: App,
+        *,
+        queues: Sequence[str] = ("default",),
+        concurrency: int = 100,
+        batch: int = 100,
+        prefetch: int = 0,
+        drain_timeout: float = 30.0,
+        name: str | None = None,
+        install_signals: bool = True,
+    ) -> None:
+        if concurrency < 1 or batch < 1 or prefetch < 0 or drain_timeout < 0:
+            raise ValueError("concurrency and batch are at least 1, prefetch and drain_timeout 0")
+        if isinstance(queues, str) or not queues:
+            raise ValueError(f"queues is {queues!r}, not a list of names")
+        names = [task.name for task in app.tasks.values() if not task.is_sleeping]
+        if not names:
+            raise ValueError("the app has no tasks that a worker could run")
+        self._app = app
+        self._concurrency = concurrency
+        self._batch = batch
+        self._prefetch = prefetch
+        self._drain_timeout = drain_timeout
+        self._install_signals = install_signals
+        self._session = Session(
+            app.dsn, name=name, queues=list(queues), tasks=app.definitions(), names=names
+        )
+        self._leases: dict[int, _Lease] = {}  # begun or not, but not reported
+        self._backlog: deque[_Lease] = deque()  # claimed ahead, not begun
+        self._reports: list[Report] = []
+        self._busy = 0  # slots in use: bodies, and threads that outlive their attempt
+        self._phase = _Phase.RUNNING
+        self._shutting_down = Signal()
+        self._stir = asyncio.Event()
+        self._held_at = 0.0
+        self._backoff = _FIRST_BACKOFF
+        self._threads = Threads(concurrency)
+        self._timers: list[asyncio.TimerHandle] = []
+
+    # Life
 
     async def run(self) -> None:
-        raise NotImplementedError
+        """Works until stopped; returns when every lease is reported or handed back."""
+        with self._signals():
+            held = await self._session.open(())
+            assert not held
+            log.info("worker %s is running", self._session.name)
+            sweeper = asyncio.create_task(self._sweep())
+            try:
+                await self._work()
+            finally:
+                sweeper.cancel()
+                await self._leave()
+                await asyncio.gather(sweeper, return_exceptions=True)
+        log.info("worker %s has stopped", self._session.name)
+
+    def stop(self) -> None:
+        """Claims nothing more, hands back what was not begun, lets running bodies end."""
+        if self._phase is not _Phase.RUNNING:
+            return
+        log.info("stopping: %d running", self._busy)
+        self._phase = _Phase.DRAINING
+        self._shutting_down.set()
+        while self._backlog:
+            self._hand_back(self._backlog.popleft())
+        self._later(self._drain_timeout, self.cancel)
+        self._stir.set()
+
+    def cancel(self) -> None:
+        """Interrupts the running bodies; their executions go back without using an attempt."""
+        self.stop()
+        if self._phase >= _Phase.CANCELLING:
+            return
+        self._phase = _Phase.CANCELLING
+        for lease in self._leases.values():
+            lease.is_interrupted = True
+            lease.interrupt()
+        self._later(_GRACE, self._give_up)
+        self._stir.set()
+
+    def _later(self, delay: float, act: Callable[[], None]) -> None:
+        self._timers.append(asyncio.get_running_loop().call_later(delay, act))
+
+    def _give_up(self) -> None:
+        self._phase = _Phase.OVER
+        self._stir.set()
+
+    @contextlib.contextmanager
+    def _signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        signals = (signal.SIGTERM, signal.SIGINT) if self._install_signals else ()
+
+        def tell() -> None:
+            if self._phase is _Phase.RUNNING:
+                self.stop()
+            else:
+                self.cancel()
+                for number in signals:  # a third one kills
+                    loop.remove_signal_handler(number)
+
+        for number in signals:
+            loop.add_signal_handler(number, tell)
+        try:
+            yield
+        finally:
+            for number in signals:
+                loop.remove_signal_handler(number)
+
+    async def _leave(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
+        for lease in list(self._leases.values()):
+            self._drop(lease)
+        self._threads.shutdown()
+        try:
+            async with asyncio.timeout(_GRACE):
+                await self._session.close()
+        except (psycopg.Error, PerdureError, OSError) as error:
+            log.warning("leaving without a word: %s", error)
+
+    # Exchanging
+
+    async def _work(self) -> None:
+        is_connected = True
+        while not self._is_over():
+            try:
+                if not is_connected:
+                    await self._resume()
+                    is_connected = True
+                await self._converse()
+                return
+            except SchemaNewer:
+                raise
+            except WorkerGone:
+                log.warning("the database no longer knows this worker: registering anew")
+                is_connected = False
+            except (psycopg.Error, PerdureError, OSError) as error:
+                level = logging.WARNING if is_connected else logging.DEBUG
+                log.log(level, "the exchange was lost: %s", error)
+                is_connected = False
+                await asyncio.sleep(self._backoff * random.uniform(0.5, 1.0))
+                self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)
+
+    async def _resume(self) -> None:
+        unsent = {report.id: report.token for report in self._reports}
+        held = await self._session.open([*self._leases, *unsent])
+        for lease in list(self._leases.values()):
+            if held.get(lease.id) != lease.token:
+                self._drop(lease)
+        log.info("connected again, %d leases held", len(self._leases))
+
+    async def _converse(self) -> None:
+        after: str | None = None
+        full_at = 0.0
+        while not self._is_over():
+            want = self._want()
+            now = time.monotonic()
+            if now - full_at > _CURSOR_LIFE:
+                after = None
+            reports = self._take_reports()
+            try:
+                reply = await self._session.exchange(reports, want, self._held(now), after)
+            except BaseException:
+                self._reports[:0] = reports  # whether they arrived is not known: tell again
+                raise
+            self._backoff = _FIRST_BACKOFF
+            for judgement in reply.judgements:
+                _log_judgement(judgement)
+            for id_ in reply.gone:
+                if (lost := self._leases.get(id_)) is not None:
+                    self._drop(lost)
+            for claimed in reply.claimed:
+                self._take(*claimed)
+            is_full = 0 < want == len(reply.claimed)
+            after, full_at = (reply.after, now) if is_full else (None, 0.0)
+            await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
+            if not (reply.more or is_full or self._reports):
+                await self._pause(reply.wait_ms)
+
+    def _is_over(self) -> bool:
+        if self._phase is _Phase.OVER:
+            return True
+        return self._phase > _Phase.RUNNING and not self._leases and not self._reports
+
+    def _want(self) -> int:
+        if self._phase > _Phase.RUNNING:
+            return 0
+        room = self._concurrency + self._prefetch - self._busy - len(self._backlog)
+        return max(0, min(self._batch, room))
+
+    def _held(self, now: float) -> list[int] | None:
+        """The ids to ask about, none where that was asked a moment ago."""
+        if not self._leases or now - self._held_at < _HELD_EVERY:
+            return None
+        self._held_at = now
+        return list(self._leases)
+
+    def _take_reports(self) -> list[Report]:
+        """The reports to send, up to what one call may carry."""
+        size = 0
+        for count, report in enumerate(self._reports):
+            size += len(report.data)
+            if count and size > _calls.BYTES_PER_CALL:
+                break
+        else:
+            count = len(self._reports)
+        taken, self._reports = self._reports[:count], self._reports[count:]
+        return taken
+
+    async def _pause(self, wait_ms: int | None) -> None:
+        """Until something is to be told, something is due, or it is time to ask."""
+        longest = _POLL
+        if wait_ms is not None:  # what is due and yet was not claimed belongs to others
+            longest = min(_POLL, max(_SHORTEST_PAUSE, wait_ms / 1000))
+        self._stir.clear()
+        if self._reports or self._is_over():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(longest):
+                await self._stir.wait()
+
+    # Leases
+
+    def _take(
+        self,
+        id_: int,
+        token: int,
+        name: str,
+        attempt: int,
+        input_: Any,
+        timeout_ms: int,
+        extra: dict[str, Any] | None,
+    ) -> None:
+        former = self._leases.get(id_)
+        if former is not None:
+            self._drop(former)
+        context = Context(id_, name, attempt, extra or {}, self._shutting_down)
+        lease = _Lease(id_, token, self._app.tasks[name], input_, timeout_ms / 1000, context)
+        self._leases[id_] = lease
+        if self._busy < self._concurrency:
+            self._begin(lease)
+        else:
+            self._backlog.append(lease)
+
+    def _begin(self, lease: _Lease) -> None:
+        self._busy += 1
+        lease.job = asyncio.create_task(self._run(lease))
+
+    def _drop(self, lease: _Lease) -> None:
+        """The lease is not ours any more: stops its body, whose report would be refused."""
+        del self._leases[lease.id]
+        lease.is_dropped = True
+        if lease.job is None:
+            with contextlib.suppress(ValueError):
+                self._backlog.remove(lease)
+        lease.interrupt()
+
+    def _hand_back(self, lease: _Lease) -> None:
+        self._report(lease, _reports.report(lease.id, lease.token, "released"))
+
+    def _report(self, lease: _Lease, report: Report) -> None:
+        if not lease.is_dropped:
+            del self._leases[lease.id]
+            lease.is_dropped = True
+            self._reports.append(report)
+            self._stir.set()
+
+    def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
+        if not thread.cancelled():
+            thread.exception()  # else asyncio complains that nobody looked
+        self._free()
+
+    def _free(self) -> None:
+        """A slot is free: the next that waits for one begins."""
+        self._busy -= 1
+        while self._backlog and self._busy < self._concurrency:
+            lease = self._backlog.popleft()
+            waited = time.monotonic() - lease.claimed_at
+            if waited > lease.timeout / 2:  # the database counts from the claim
+                self._hand_back(lease)
+            else:
+                lease.timeout -= waited
+                self._begin(lease)
+        self._stir.set()
+
+    # Bodies
+
+    async def _run(self, lease: _Lease) -> None:
+        try:
+            self._report(lease, await self._attempt(lease))
+        except asyncio.CancelledError:
+            self._hand_back(lease)
+        finally:
+            if lease.thread is None or lease.thread.done():
+                self._free()
+            else:
+                lease.thread.add_done_callback(self._thread_ended)
+
+    async def _attempt(self, lease: _Lease) -> Report:
+        id_, token, task = lease.id, lease.token, lease.task
+        if lease.is_dropped or lease.is_interrupted:
+            raise asyncio.CancelledError
+        lease.has_begun = True
+        enter(lease.context)
+        try:
+            given = lease.input if task.validate is None else await _validated(task, lease.input)
+            args, kwargs = task.binding.read_input(given)
+            if (parameter := task.binding.finalize_parameter) is not None:
+                kwargs[parameter] = await load_finalize(self._app, lease.input)
+        except (CannotConnect, ConnectionLost, psycopg.OperationalError) as error:
+            log.warning("execution %d is handed back: %s", id_, error)
+            return _reports.report(id_, token, "released")
+        except Exception as error:
+            return _reports.invalid_input(task.name, id_, token, error)
+        try:
+            run = self._in_loop if task.is_async else self._in_thread
+            value = await run(lease, args, kwargs)
+        except asyncio.CancelledError:
+            if lease.is_dropped or lease.is_interrupted:
+                raise
+            return _reports.raised(id_, token, RuntimeError("the body was cancelled from within"))
+        except (Exception, SystemExit) as error:
+            if lease.is_interrupted:
+                return _reports.report(id_, token, "released")
+            return _reports.raised(id_, token, error)
+        return _reports.returned(self._app, task, id_, token, value)
+
+    async def _in_loop(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        try:
+            async with asyncio.timeout(lease.timeout) as limit:
+                return await lease.task.body(*args, **kwargs)
+        except TimeoutError as error:
+            if limit.expired():
+                raise TimedOut from error
+            raise
+
+    async def _in_thread(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        inside = contextvars.copy_context()
+        call = functools.partial(inside.run, _call, lease.task.body, args, kwargs)
+        lease.thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
+        done, _ = await asyncio.wait((lease.thread,), timeout=lease.timeout)
+        if not done:  # it keeps its slot until it really ends; what it says then is ignored
+            lease.context.cancelled.set()
+            raise TimedOut
+        return lease.thread.result()
+
+    # Sweeping
+
+    async def _sweep(self) -> None:
+        """Does what time alone causes, over a connection of its own."""
+        link = Link(self._app.dsn)
+        is_failing = False
+        try:
+            while True:
+                try:
+                    more = (await link.run(_calls.sweep(None, _SWEEP_LIMIT))).more
+                    is_failing = False
+                except (psycopg.Error, PerdureError, OSError) as error:
+                    log.log(logging.DEBUG if is_failing else logging.WARNING, "sweep: %s", error)
+                    is_failing, more = True, False
+                if not more:
+                    await asyncio.sleep(_SWEEP_EVERY * random.uniform(0.8, 1.2))
+        finally:
+            await link.close()
+
+
+async def _validated(task: Task[..., Any, Any], value: Any) -> Any:
+    assert task.validate is not None
+    verdict = task.validate(value)
+    return await verdict if inspect.isawaitable(verdict) else verdict
+
+
+def _call(body: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+    try:
+        return body(*args, **kwargs)
+    except StopIteration as error:  # a future cannot carry it
+        raise RuntimeError("the body raised StopIteration") from error
+
+
+_LEVELS = {
+    "already": logging.DEBUG,
+    "cancelled": logging.DEBUG,
+    "lost": logging.WARNING,
+    "failed": logging.WARNING,
+    "invalid": logging.ERROR,
+}
+
+
+def _log_judgement(judgement: Judgement) -> None:
+    level = _LEVELS.get(judgement.result, logging.DEBUG)
+    reason = judgement.message or ""
+    log.log(level, "report of execution %d: %s %s", judgement.id, judgement.result, reason)

@@ -148,7 +148,7 @@ class Attempt:
     output: Any
     worker_id: int | None
     started_at: datetime | None
-    finished_at: datetime | None
+    ended_at: datetime | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,7 +180,6 @@ class SweepReport:
     recovered: int
     timed_out: int
     closed: int
-    woken: int
     moved: int
     forgotten: int
     more: bool

@@ -1,0 +1,139 @@
+"""A worker's conversation with the engine: one connection, one incarnation, numbered calls."""
+
+from __future__ import annotations
+
+import os
+import platform
+import socket
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+
+from perdure import _calls, _dsn, _schema
+from perdure._client_async import connect, send_replanned
+from perdure.errors import BrokenInvariant, WorkerGone
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+    from uuid import UUID
+
+    from perdure._calls import Call, Judgement, Reply
+    from perdure._reports import Report
+
+T = TypeVar("T")
+
+# Something in the batch is at fault, not the call: data, integrity, limits.
+_ABOUT_DATA = ("22", "23", "54")
+
+
+class Session:
+    """Opens, opens again after a loss, exchanges. Nothing here is repeated but by `open`."""
+
+    def __init__(
+        self,
+        dsn: str | None,
+        *,
+        name: str | None,
+        queues: Sequence[str],
+        tasks: Sequence[Mapping[str, Any]],
+        names: Sequence[str],
+    ) -> None:
+        self._dsn = dsn
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self._queues = queues
+        self._tasks = tasks
+        self._names = names
+        self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._worker: UUID | None = None
+        self._call = 0
+
+    @property
+    def name(self) -> str:
+        return self._name
+
+    async def open(self, held: Iterable[int]) -> dict[int, int]:
+        """Connects, and registers or resumes; returns the leases still held: id to token."""
+        await self._disconnect()
+        self._connection = await connect(_dsn.resolve(self._dsn), "perdure worker")
+        if self._worker is not None:
+            try:
+                return await self._run(
+                    _calls.resume_worker(self._worker, list(held), self._call + 1)
+                )
+            except WorkerGone:
+                self._worker = None
+        await self._run(_calls.define_tasks(self._tasks))
+        self._worker = await self._run(
+            _calls.register_worker(self._name, self._queues, self._names, _about_this_process())
+        )
+        self._call = 0
+        return {}
+
+    async def exchange(
+        self, reports: Sequence[Report], want: int, held: Sequence[int] | None, after: str | None
+    ) -> Reply:
+        """Reports and claims in one round trip; reports the database chokes on are set apart."""
+        assert self._worker is not None
+        self._call += 1
+        data = _calls.array([report.data for report in reports]) if reports else None
+        call = _calls.exchange(self._worker, data, want, held, self._call, after)
+        try:
+            return await self._run(call)
+        except (psycopg.Error, BrokenInvariant) as error:
+            if not reports or not _is_about_data(error):
+                raise
+            judgements = await self._finish_apart(self._worker, reports)
+            return _calls.Reply(judgements, [], [], more=True, wait_ms=None, after=None)
+
+    async def _finish_apart(self, worker: UUID, reports: Sequence[Report]) -> list[Judgement]:
+        try:
+            data = _calls.array([report.data for report in reports])
+            return await self._run(_calls.finish(worker, data))
+        except (psycopg.Error, BrokenInvariant) as error:
+            if not _is_about_data(error):
+                raise
+            if len(reports) == 1:
+                (culprit,) = reports
+                reason = f"the database refused the outcome: {_primary(error)}"
+                data = _calls.array([culprit.replaced(reason).data])
+                return await self._run(_calls.finish(worker, data))
+        half = len(reports) // 2
+        first = await self._finish_apart(worker, reports[:half])
+        return first + await self._finish_apart(worker, reports[half:])
+
+    async def close(self) -> None:
+        """Hands back what is still leased, and leaves."""
+        try:
+            if self._worker is not None and self._connection is not None:
+                await self._run(_calls.unregister_worker(self._worker))
+                self._worker = None
+        finally:
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        if self._connection is not None:
+            connection, self._connection = self._connection, None
+            await connection.close()
+
+    async def _run(self, call: Call[T]) -> T:
+        assert self._connection is not None
+        return await send_replanned(self._connection, call)
+
+
+def _is_about_data(error: psycopg.Error | BrokenInvariant) -> bool:
+    return isinstance(error, BrokenInvariant) or (error.sqlstate or "")[:2] in _ABOUT_DATA
+
+
+def _primary(error: psycopg.Error | BrokenInvariant) -> str:
+    if isinstance(error, psycopg.Error):
+        return error.diag.message_primary or str(error)
+    return str(error)
+
+
+def _about_this_process() -> dict[str, Any]:
+    return {
+        "host": socket.gethostname(),
+        "pid": os.getpid(),
+        "python": platform.python_version(),
+        "perdure": _schema.client_version(),
+    }
