@@ -16,7 +16,7 @@ begin
   with given as (
     select i.n, case jsonb_typeof(i.item) when 'object' then i.item else '{}' end as item
     from jsonb_array_elements(p_items) with ordinality as i (item, n)
-  ), known as (
+  ), known as materialized (
     select
       g.n,
       coalesce(o.code, case when jsonb_typeof(g.item -> 'task') is distinct from 'string' then 'QD021' end)
@@ -60,7 +60,7 @@ begin
         else k.key
       end as own_key
     from known as k
-  ), judged as (
+  ), judged as materialized (  -- the verdict is asked for more than once
     select
       k.*,
       case
