@@ -10,7 +10,7 @@ create table perdure.closing (
   kind text not null,
   status text,
   error jsonb,
-  created_at timestamptz not null,
+  due_at timestamptz not null,
   constraint closing_kind_is_known check (kind in ('tell', 'end', 'recount')),
   constraint tell_has_amounts check (
     kind <> 'tell' or (generation is not null and amount is not null and failures is not null)
@@ -27,5 +27,7 @@ comment on table perdure.closing is
 comment on column perdure.closing.kind is
 'tell: tell parent execution_id that `amount` children of `generation` ended. end: end execution_id,
 if it lives, and then its descendants. recount: set its counter from its children.';
+comment on column perdure.closing.due_at is
+'Not worked off before; later than now where another transaction had the rows locked.';
 comment on column perdure.closing.position is
 'end: children up to this position are done (of `generation`).';

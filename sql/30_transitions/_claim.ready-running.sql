@@ -76,7 +76,7 @@ begin
       from found as f
       where not f.has_facts
     ), owed as (
-      insert into perdure.closing (kind, execution_id, generation, amount, failures, created_at)
+      insert into perdure.closing (kind, execution_id, generation, amount, failures, due_at)
       select 'tell', f.parent_id, f.parent_generation, 1, 1, v_now
       from found as f
       where not f.has_facts and f.parent_id is not null

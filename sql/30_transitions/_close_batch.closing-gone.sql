@@ -21,6 +21,7 @@ begin
     where c.id = any(array(
       select x.id
       from perdure.closing as x
+      where x.due_at <= p_now
       order by x.id
       limit p_max
       for update skip locked

@@ -42,7 +42,7 @@ begin
     begun := v_step.begun;
     telling := v_step.telling;
   elsif v_parent.is_fail_fast and v_parent.has_failed and not v_had_failed then
-    insert into perdure.closing (kind, execution_id, generation, position, status, error, created_at)
+    insert into perdure.closing (kind, execution_id, generation, position, status, error, due_at)
     values (
       'end', v_parent.id, v_parent.generation, -1, 'cancelled',
       jsonb_build_object(

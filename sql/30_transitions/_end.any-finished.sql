@@ -44,7 +44,7 @@ begin
       return;
     end if;
   end loop;
-  insert into perdure.closing (kind, execution_id, status, error, created_at)
+  insert into perdure.closing (kind, execution_id, status, error, due_at)
   values ('end', p_id, p_status, p_error, p_now);
   result := 'pending';
 end

@@ -47,14 +47,14 @@ begin
     amount := amount + cardinality(v_children);
     v_nodes := v_nodes || v_ended.parents;
     tellings := tellings || v_ended.tellings;
-    insert into perdure.closing (kind, execution_id, status, error, created_at)
+    insert into perdure.closing (kind, execution_id, status, error, due_at)
     select 'end', c.id, 'cancelled', p_error, p_now
     from unnest(v_children) as c (id)
     where not (c.id = any(coalesce(v_ended.ended, '{}')))
       and not exists (select from perdure.finished as f where f.id = c.id);
   end loop;
   insert into perdure.closing (
-    kind, execution_id, generation, position, status, error, created_at
+    kind, execution_id, generation, position, status, error, due_at
   )
   select
     'end', n.id, case when n.ordinality = 1 then v_generation end,

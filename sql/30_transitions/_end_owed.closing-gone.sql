@@ -28,8 +28,10 @@ begin
     ) and not exists (
       select from perdure.finished as f where f.id = p_debt.execution_id
     ) then  -- still locked by another transaction, or on its way: owe it on
-      insert into perdure.closing (kind, execution_id, status, error, created_at)
-      values ('end', p_debt.execution_id, p_debt.status, p_debt.error, p_debt.created_at);
+      insert into perdure.closing (kind, execution_id, status, error, due_at)
+      values (
+        'end', p_debt.execution_id, p_debt.status, p_debt.error, p_now + interval '100 milliseconds'
+      );
     end if;
   end if;
   if v_nodes is not null then

@@ -13,6 +13,7 @@ declare
   v_id bigint;
   v_ids bigint[];
   v_ended record;
+  v_limit int := (select c.cancel_limit from perdure.config as c);
 begin
   v_ids := array(
     select d.id
@@ -22,14 +23,18 @@ begin
     limit p_max
     for update skip locked
   );
+  amount := 0;
   foreach v_id in array v_ids loop  -- bounded by p_max
-    select t.* into v_ended from perdure._time_out(v_id, p_now) as t;
+    exit when v_limit <= 0;
+    select t.* into v_ended from perdure._time_out(v_id, p_now, v_limit) as t;
+    delete from perdure.deadline as d where d.id = v_id;
+    v_limit := v_limit - v_ended.amount;
     tellings := tellings || v_ended.tellings;
+    amount := amount + 1;
   end loop;
-  delete from perdure.deadline as d where d.id = any(v_ids);
-  amount := cardinality(v_ids);
 end
 $$;
 
 comment on function perdure._expire_deadlines(int, timestamptz) is
-'Ends what is past its moment in deadline, at most p_max; amount: how many were due.';
+'Ends what is past its moment in deadline: at most p_max, and about config.cancel_limit with their
+descendants; amount: how many.';

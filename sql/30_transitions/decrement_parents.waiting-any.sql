@@ -57,7 +57,7 @@ begin
       v_risen := v_risen || v_step.telling;
     end if;
   end loop;
-  insert into perdure.closing (kind, execution_id, generation, amount, failures, created_at)
+  insert into perdure.closing (kind, execution_id, generation, amount, failures, due_at)
   select case when t.amount is null then 'recount' else 'tell' end, t.parent_id, t.generation, t.amount, t.failures, v_now
   from unnest(v_risen || v_given[v_at:]) as t
   where v_next.parent_id is not null;

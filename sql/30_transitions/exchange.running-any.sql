@@ -52,8 +52,12 @@ begin
     if want > 0 then
       select
         json_agg(json_build_array(c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra)),
-        jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id))
-      into claimed, next_after
+        jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id)),
+        -- fewer than wanted: the head of the line was not looked at, or the byte budget was used up
+        count(*) < want and (after is not null or sum(pg_column_size(c.input)) >= (
+          select g.claim_bytes from perdure.config as g
+        ))
+      into claimed, next_after, more
       from perdure._claim(v_worker, v_queues, v_tasks, want, after) as c;
     end if;
     v_made := perdure._tell(v_tellings);
@@ -73,7 +77,7 @@ begin
       select s.start_at from perdure.scheduled as s order by s.start_at, s.id limit 1
     ) - perdure._clock()) * 1000))
   );
-  more := v_made > 0 or (want > coalesce(json_array_length(claimed), 0) and claimed is not null);
+  more := v_made > 0 or coalesce(more, false);
 end
 $$;
 

@@ -39,8 +39,8 @@ begin
   closed := v_owed.amount;
   perform perdure._tell(v_timed.tellings || v_lost.tellings || v_owed.tellings);
   more := promoted = sweep.max or moved >= sweep.max * 10 or forgotten = sweep.max
-    or timed_out = least(sweep.max, 100) or recovered >= sweep.max
-    or exists (select from perdure.closing);
+    or exists (select from perdure.deadline as d where d.at <= v_now) or recovered >= sweep.max
+    or exists (select from perdure.closing as c where c.due_at <= v_now);
 end
 $$;
 

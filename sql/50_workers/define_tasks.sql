@@ -45,8 +45,15 @@ begin
       select from perdure.task as t
       where t.name = v_row.name and to_jsonb(t) - 'changed_at' = to_jsonb(v_row) - 'changed_at'
     );
-    delete from perdure.task as t where t.name = v_row.name;
-    insert into perdure.task select v_row.*;
+    insert into perdure.task select v_row.*
+    on conflict (name) do update
+    set queue = excluded.queue, priority = excluded.priority, max_attempts = excluded.max_attempts,
+      max_crashes = excluded.max_crashes, timeout_ms = excluded.timeout_ms,
+      deadline_ms = excluded.deadline_ms, retry_delay_ms = excluded.retry_delay_ms,
+      retry_max_delay_ms = excluded.retry_max_delay_ms,
+      retry_multiplier = excluded.retry_multiplier, retry_jitter = excluded.retry_jitter,
+      is_linear = excluded.is_linear, is_sleeping = excluded.is_sleeping, tags = excluded.tags,
+      changed_at = excluded.changed_at;
     v_changed := v_changed + 1;
   end loop;
   return v_changed;
