@@ -10,12 +10,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from fix_server import Server, open_server
+from fix_server import Connect, Server, open_server
 from perdure import _schema
 
 pytest_plugins = ["fix_coverage"]
 
-Connect = Callable[..., "psycopg.Connection[Any]"]
 CountStatements = Callable[["psycopg.Connection[Any]"], None]
 
 

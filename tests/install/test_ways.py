@@ -1,0 +1,164 @@
+"""However the schema is installed, it is the same."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from fix_server import Connect, Server
+from perdure import _schema
+
+Catalogue = dict[tuple[str, str], str]
+Describe = Callable[[str], Catalogue]
+
+
+@pytest.fixture
+def migrated(bare_db: str, connect: Connect, catalogue: Describe) -> Catalogue:
+    _schema.migrate(connect(bare_db))
+    return catalogue(bare_db)
+
+
+def test_the_built_file_is_what_migrate_runs(make: Callable[..., str], root: Path) -> None:
+    make("perdure.sql")
+    assert (root / "build" / "perdure.sql").read_text() == _schema.install_sql()
+
+
+def test_psql_gives_the_same_catalogue(
+    server: Server,
+    make: Callable[..., str],
+    root: Path,
+    migrated: Catalogue,
+    catalogue: Describe,
+) -> None:
+    psql = shutil.which("psql")
+    if psql is None:
+        pytest.skip("psql is not on PATH")
+    make("perdure.sql")
+    with server.database("template0") as dsn:
+        done = subprocess.run(
+            [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", dsn, "-f", "build/perdure.sql"],
+            cwd=root,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        assert catalogue(dsn) == migrated
+
+
+@pytest.fixture
+def extension(make: Callable[..., str], programs: Path) -> Iterator[None]:
+    """`make install` for the run's server; one test of the machine at a time."""
+    pg_config = programs / "pg_config"
+    if not pg_config.exists():
+        pytest.skip(f"the server's programs have no pg_config: {programs}")
+    shared = subprocess.check_output([pg_config, "--sharedir"], text=True).strip()
+    target = Path(shared) / "extension"
+    if not os.access(target, os.W_OK):
+        pytest.skip(f"{target} is not writable for this user")
+    if (target / "perdure.control").exists():
+        pytest.skip(f"the extension is installed in {target} already")
+    with (Path(tempfile.gettempdir()) / "perdure-test-extension.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        make("install", f"PG_CONFIG={pg_config}")
+        try:
+            yield
+        finally:
+            make("uninstall", f"PG_CONFIG={pg_config}")
+        assert not list(target.glob("perdure*"))
+
+
+@pytest.mark.usefixtures("extension")
+def test_the_extension_gives_the_same_catalogue_and_keeps_its_rows(
+    server: Server, migrated: Catalogue, catalogue: Describe, connect: Connect, programs: Path
+) -> None:
+    with server.database("template0") as dsn, server.database("template0") as restored:
+        conn = connect(dsn)
+        conn.execute("create extension perdure")
+        assert catalogue(dsn) == migrated
+
+        # migrate leaves an extension alone
+        assert _schema.migrate(conn).migrations == ()
+        assert catalogue(dsn) == migrated
+
+        # a dump has the executions, and their numbers go on
+        conn.execute("select perdure.enqueue('a'), perdure.enqueue('b', delay => '1 hour')")
+        dumped = subprocess.run(
+            [programs / "pg_dump", dsn], capture_output=True, text=True, check=True
+        ).stdout
+        subprocess.run(
+            [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored],
+            input=dumped,
+            text=True,
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        again = connect(restored)
+        query = "select task, status, input from perdure.executions order by id"
+        assert again.execute(query).fetchall() == conn.execute(query).fetchall()
+        assert again.execute("select perdure.enqueue('c')").fetchone() == (3,)
+
+
+@pytest.mark.usefixtures("extension")
+def test_the_database_owner_can_create_the_extension(server: Server, connect: Connect) -> None:
+    server.admin.execute("drop role if exists perdure_test_owner")
+    server.admin.execute("create role perdure_test_owner login")
+    with server.database("template0") as dsn:
+        conn = connect(dsn)
+        name = conn.info.dbname
+        conn.execute(f"alter database {name} owner to perdure_test_owner".encode())
+        conn.execute("set role perdure_test_owner")
+        conn.execute("create extension perdure")
+        conn.close()
+    server.admin.execute("drop role perdure_test_owner")
+
+
+def test_make_install_honours_destdir(
+    make: Callable[..., str], programs: Path, tmp_path: Path
+) -> None:
+    pg_config = programs / "pg_config"
+    if not pg_config.exists():
+        pytest.skip(f"the server's programs have no pg_config: {programs}")
+    make("install", f"PG_CONFIG={pg_config}", f"DESTDIR={tmp_path}")
+    found = {path.name for path in tmp_path.rglob("extension/*")}
+    assert found == {"perdure.control", f"perdure--{_schema.client_version()}.sql"}
+    make("uninstall", f"PG_CONFIG={pg_config}", f"DESTDIR={tmp_path}")
+    assert not list(tmp_path.rglob("extension/*"))
+
+
+def test_the_wheel_brings_the_sql(root: Path, tmp_path: Path) -> None:
+    import sys
+
+    subprocess.run(
+        [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
+        cwd=root,
+        check=True,
+        capture_output=True,
+    )
+    (wheel,) = tmp_path.glob("*.whl")
+    assert wheel.name.startswith(f"perdure-{_schema.client_version()}-")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(tmp_path / "unpacked")
+    printed = subprocess.check_output(
+        [sys.executable, "-c", "import perdure._schema as s; print(s.__file__, s.install_sql())"],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(tmp_path / "unpacked")},
+        text=True,
+    )
+    assert printed == f"{tmp_path}/unpacked/perdure/_schema.py {_schema.install_sql()}\n"
+
+
+def test_reinstalling_with_psql_is_refused_at_once(
+    bare_db: str, connect: Connect, migrated: Catalogue, catalogue: Describe
+) -> None:
+    with pytest.raises(psycopg.errors.DuplicateSchema):
+        connect(bare_db).execute(_schema.install_sql().encode())
+    assert catalogue(bare_db) == migrated
