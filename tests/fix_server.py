@@ -123,7 +123,7 @@ def _docker() -> Iterator[Server]:
 @contextmanager
 def _local() -> Iterator[Server]:
     named = os.environ.get("PERDURE_TEST_BINDIR")
-    folder = Path(tempfile.mkdtemp(prefix="perdure-test-", dir=_fast_place()))
+    folder = Path(tempfile.mkdtemp(prefix="perdure-test-", dir=fast_place()))
     binaries = Path(named) if named else find_binaries()
     local = LocalServer(folder, binaries=binaries, settings=THROW_AWAY)
     try:
@@ -135,7 +135,8 @@ def _local() -> Iterator[Server]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def _fast_place() -> str | None:
+def fast_place() -> str | None:
+    """Where files cost least: shared memory, if there is room; None: the usual place."""
     memory = Path("/dev/shm")
     if memory.is_dir() and shutil.disk_usage(memory).free > 1 << 30:
         return str(memory)
