@@ -1,10 +1,10 @@
 -- One character of stored jsonb prints as six at most (\u0001), and every other value prints
--- shorter than it is stored: so small values are passed without being printed.
+-- shorter than it is stored: so small values are passed without being printed. Stable, for only then
+-- can it be inlined.
 
 create or replace function perdure._exceeds(p_value jsonb, p_limit int) returns boolean
 language sql
-immutable
-parallel safe
+stable
 as $$
   select case
     when pg_catalog.pg_column_size(p_value) < p_limit / 6 then false

@@ -7,6 +7,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 begin
   if p_keyed is not null then

@@ -14,6 +14,7 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 declare
   v_parent perdure.execution;

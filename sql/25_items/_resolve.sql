@@ -8,6 +8,7 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 declare
   v_limit int := (select c.payload_limit from perdure.config as c);

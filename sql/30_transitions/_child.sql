@@ -10,6 +10,7 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
   select e.id, e.task, f.status, f.output, f.error
   from perdure.execution as e

@@ -9,6 +9,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_limit int := (select c.cancel_limit from perdure.config as c);

@@ -9,6 +9,7 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
+set jit = off
 as $$
 declare
   v_rows perdure.running[];

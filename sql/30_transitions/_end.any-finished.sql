@@ -11,6 +11,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_ended record;

@@ -8,6 +8,7 @@ language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_id bigint;

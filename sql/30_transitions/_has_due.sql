@@ -5,6 +5,7 @@ language sql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
   select exists (
     select from perdure.scheduled as s where s.start_at <= perdure._clock()

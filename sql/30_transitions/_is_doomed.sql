@@ -8,6 +8,7 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
   with recursive ancestor as (
     select r.parent_id as id from perdure.ready as r where r.id = p_id and r.parent_id is not null

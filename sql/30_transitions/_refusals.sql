@@ -9,6 +9,7 @@ language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_taken bigint[] := p_done || array(select r.id from unnest(p_rest) as r);

@@ -25,6 +25,7 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
 declare
   v_worker perdure.worker;

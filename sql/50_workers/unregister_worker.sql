@@ -7,6 +7,7 @@ volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_worker perdure.worker := perdure._enter(worker);

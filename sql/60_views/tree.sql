@@ -11,6 +11,7 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
   with recursive node as (
     select e.id, e.parent_id, 0 as depth, e.position, e.is_finalize, e.task,

@@ -8,6 +8,7 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
+set jit = off
 as $$
   with recursive node as (
     select e.id from perdure.execution as e where e.id = tree_progress.root
