@@ -79,11 +79,12 @@ test-golden: $(VENV)/.dev ## the golden scenarios; PERDURE_GOLDEN=path for anoth
 	$(PYTEST) -m golden tests
 
 test-matrix: $(VENV)/.dev ## the SQL part of the tests on PostgreSQL 15, 16, 17 and 18
-	@set -e; for major in $(MAJORS); do \
-	  programs=$$($(BIN)/python tools/fetch_postgres.py $$major); \
-	  echo "PostgreSQL $$major, $$programs"; \
-	  PERDURE_TEST_BINDIR="$$programs" $(PYTEST) --quiet --numprocesses=2 tests/sql tests/install; \
-	done
+	@failed=; for major in $(MAJORS); do \
+	  programs=$$($(BIN)/python tools/fetch_postgres.py $$major) && \
+	  echo "PostgreSQL $$major, $$programs" && \
+	  PERDURE_TEST_BINDIR="$$programs" $(PYTEST) --quiet --numprocesses=2 tests/sql tests/install || \
+	  failed="$$failed $$major"; \
+	done; test -z "$$failed" || { echo "failed on PostgreSQL$$failed" >&2; exit 1; }
 
 lint: $(VENV)/.dev ## SQL layout, function bodies, Python, types
 	$(BIN)/sqlfluff lint --nofail-on-warning --disable-progress-bar sql migrations tests/sql

@@ -64,10 +64,10 @@ def extension(make: Callable[..., str], programs: Path) -> Iterator[None]:
     target = Path(shared) / "extension"
     if not os.access(target, os.W_OK):
         pytest.skip(f"{target} is not writable for this user")
-    if (target / "perdure.control").exists():
-        pytest.skip(f"the extension is installed in {target} already")
     with (Path(tempfile.gettempdir()) / "perdure-test-extension.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
+        if (target / "perdure.control").exists():
+            pytest.skip(f"the extension is installed in {target} already")
         make("install", f"PG_CONFIG={pg_config}")
         try:
             yield
