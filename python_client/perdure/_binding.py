@@ -133,6 +133,8 @@ class Binding:
                 value = {}
             elif self._lone is not None:
                 value = {self._lone: value}
+            else:
+                raise _codec.misfit("", "an object of its parameters", value)
         if self._extra_decoder is None:
             return self._read_fields(value, "")
         named = {k: v for k, v in value.items() if k in self._parameters}

@@ -13,7 +13,7 @@ from psycopg.rows import tuple_row
 
 from perdure import _blocking as blocking
 from perdure import _calls, _dsn, _json, _schema
-from perdure._task import Task, TaskCall, by_name
+from perdure._task import Task, TaskCall, as_call, by_name
 from perdure._unset import UNSET, Unset
 from perdure.errors import (
     CannotConnect,
@@ -145,11 +145,12 @@ def _is_alive(connection: blocking.Connection) -> bool:
         return False
     poll = select.poll()
     poll.register(connection.fileno(), select.POLLIN)
-    if poll.poll(0):  # an idle server says nothing, unless it says goodbye
-        try:
-            connection.pgconn.consume_input()
-        except psycopg.OperationalError:
-            return False
+    if not poll.poll(0):  # to an idle client a server says little but goodbye
+        return True
+    try:
+        connection.execute("select 1")
+    except psycopg.OperationalError:
+        return False
     return True
 
 
@@ -292,7 +293,7 @@ class SyncClient:
             return by_name(what, input) if known is None else known.with_input(input)
         if input is not UNSET:
             raise TypeError("an input is given apart only with a task's name: use task.call(...)")
-        call = what.with_input(UNSET) if isinstance(what, Task) else what
+        call = as_call(what)
         if call.task is not None and self._tasks.get(call.name) is not call.task:
             raise UnknownTask(
                 f"this app does not know the task {call.name!r}: it belongs to another app",

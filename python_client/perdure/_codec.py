@@ -12,7 +12,17 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal, InvalidOperation
 from enum import Enum
 from pathlib import PurePath
-from typing import Any, Literal, TypeAlias, TypeVar, Union, get_args, get_origin
+from typing import (
+    Any,
+    Literal,
+    NotRequired,
+    Required,
+    TypeAlias,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+)
 from uuid import UUID
 
 Decoder: TypeAlias = Callable[[Any, str], Any]
@@ -59,7 +69,7 @@ def _make(hint: Any) -> Decoder:
     origin = get_origin(hint)
     if origin is typing.Annotated:
         return _pydantic(hint) if _speaks_pydantic(hint) else decoder(get_args(hint)[0])
-    if origin in (typing.Required, typing.NotRequired, typing.Final, typing.ClassVar):
+    if origin in (Required, NotRequired, typing.Final):
         return decoder(get_args(hint)[0])
     if origin is Literal:
         return _literal(get_args(hint))
@@ -332,7 +342,11 @@ def _filled(hint: Any, given: Mapping[Any, Any]) -> Any:
 def _typed_dict(kind: Any) -> Decoder:
     hints = _hints(kind)
     decoders = {key: _lazy(hint) for key, hint in hints.items()}
-    return fields(decoders, kind.__required_keys__, kind.__name__)
+    # postponed annotations hide the markers from the class itself
+    marked = {key: get_origin(hint) for key, hint in hints.items()}
+    required = kind.__required_keys__ | {k for k, mark in marked.items() if mark is Required}
+    optional = {key for key, mark in marked.items() if mark is NotRequired}
+    return fields(decoders, required - optional, kind.__name__)
 
 
 def _named_tuple(kind: Any) -> Decoder:

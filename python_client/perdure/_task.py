@@ -39,6 +39,8 @@ class TaskCall(Generic[R_co]):
 
     def options(self, **options: Unpack[Options]) -> TaskCall[R_co]:
         """The same call with these options over those it has."""
+        if not options:
+            return self
         return replace(self, fields={**self.fields, **item_fields(options)})
 
     def item(self) -> dict[str, Any]:
@@ -120,7 +122,11 @@ def by_name(name: str, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A0
 
 def as_call(what: Spawnable) -> TaskCall[Any]:
     """A task alone is a call of it without input."""
-    return what.with_input(UNSET) if isinstance(what, Task) else what
+    if isinstance(what, Task):
+        return what.with_input(UNSET)
+    if isinstance(what, TaskCall):
+        return what
+    raise TypeError(f"{what!r} is neither a task nor a call of one")
 
 
 def check_name(kind: str, name: object) -> None:

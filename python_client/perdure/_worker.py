@@ -89,6 +89,7 @@ class _Lease:
         "input",
         "is_dropped",
         "is_interrupted",
+        "is_late",
         "job",
         "task",
         "thread",
@@ -116,7 +117,16 @@ class _Lease:
         self.thread: asyncio.Future[Any] | None = None
         self.has_begun = False
         self.is_dropped = False  # no longer ours: its report would be refused
+        self.is_late = False
         self.is_interrupted = False  # told to stop by this worker: handed back
+
+    def must_stop(self) -> bool:
+        return self.is_dropped or self.is_interrupted
+
+    def expire(self) -> None:
+        """Its time is up."""
+        self.is_late = True
+        self.interrupt()
 
     def interrupt(self) -> None:
         """Cancels an async body; asks a sync one through its context."""
@@ -179,16 +189,17 @@ class Worker:
     async def run(self) -> None:
         """Works until stopped; returns when every lease is reported or handed back."""
         with self._signals():
-            held = await self._session.open(())
-            assert not held
-            log.info("worker %s is running", self._session.name)
-            sweeper = asyncio.create_task(self._sweep())
+            sweeper: asyncio.Task[None] | None = None
             try:
+                await self._session.open(())
+                log.info("worker %s is running", self._session.name)
+                sweeper = asyncio.create_task(self._sweep())
                 await self._work()
             finally:
-                sweeper.cancel()
+                if sweeper is not None:
+                    sweeper.cancel()
+                    await asyncio.gather(sweeper, return_exceptions=True)
                 await self._leave()
-                await asyncio.gather(sweeper, return_exceptions=True)
         log.info("worker %s has stopped", self._session.name)
 
     def stop(self) -> None:
@@ -310,8 +321,10 @@ class Worker:
                 self._take(*claimed)
             is_full = 0 < want == len(reply.claimed)
             after, full_at = (reply.after, now) if is_full else (None, 0.0)
+            if is_full and self._want():
+                continue  # claims on while these begin
             await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
-            if not (reply.more or is_full or self._reports):
+            if not (reply.more or self._reports):
                 await self._pause(reply.wait_ms)
 
     def _is_over(self) -> bool:
@@ -435,7 +448,7 @@ class Worker:
 
     async def _attempt(self, lease: _Lease) -> Report:
         id_, token, task = lease.id, lease.token, lease.task
-        if lease.is_dropped or lease.is_interrupted:
+        if lease.must_stop():
             raise asyncio.CancelledError
         lease.has_begun = True
         enter(lease.context)
@@ -453,23 +466,25 @@ class Worker:
             run = self._in_loop if task.is_async else self._in_thread
             value = await run(lease, args, kwargs)
         except asyncio.CancelledError:
-            if lease.is_dropped or lease.is_interrupted:
+            if lease.must_stop():
                 raise
             return _reports.raised(id_, token, RuntimeError("the body was cancelled from within"))
         except (Exception, SystemExit) as error:
-            if lease.is_interrupted:
+            if lease.must_stop():
                 return _reports.report(id_, token, "released")
             return _reports.raised(id_, token, error)
         return _reports.returned(self._app, task, id_, token, value)
 
     async def _in_loop(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
+        timer = asyncio.get_running_loop().call_later(lease.timeout, lease.expire)
         try:
-            async with asyncio.timeout(lease.timeout) as limit:
-                return await lease.task.body(*args, **kwargs)
-        except TimeoutError as error:
-            if limit.expired():
+            return await lease.task.body(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            if lease.is_late and not lease.must_stop():
                 raise TimedOut from error
             raise
+        finally:
+            timer.cancel()
 
     async def _in_thread(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
         inside = contextvars.copy_context()
@@ -477,7 +492,7 @@ class Worker:
         lease.thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
         done, _ = await asyncio.wait((lease.thread,), timeout=lease.timeout)
         if not done:  # it keeps its slot until it really ends; what it says then is ignored
-            lease.context.cancelled.set()
+            lease.expire()
             raise TimedOut
         return lease.thread.result()
 
