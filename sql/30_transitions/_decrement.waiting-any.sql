@@ -1,9 +1,11 @@
 -- _decrement: one parent, told once
--- Locks: its waiting row. A counter that does not match is reported and set from the children: damage
--- must not fail the batch that found it.
+-- Locks: its waiting row; who is not patient leaves a locked one to closing.
+-- A counter that does not match is reported and set from the children: damage must not fail the batch
+-- that found it.
 
 create or replace function perdure._decrement(
-  p_told perdure._telling, p_now timestamptz, out begun int, out telling perdure._telling
+  p_told perdure._telling, p_is_patient boolean, p_now timestamptz,
+  out begun int, out telling perdure._telling
 )
 language plpgsql
 volatile
@@ -19,10 +21,23 @@ declare
   v_amount int := p_told.amount;
 begin
   begun := 0;
-  select w.* into v_parent
-  from perdure.waiting as w
-  where w.id = p_told.parent_id and w.generation = p_told.generation
-  for no key update;
+  if p_is_patient then
+    select w.* into v_parent
+    from perdure.waiting as w
+    where w.id = p_told.parent_id and w.generation = p_told.generation
+    for no key update;
+  else
+    select w.* into v_parent
+    from perdure.waiting as w
+    where w.id = p_told.parent_id and w.generation = p_told.generation
+    for no key update skip locked;
+    insert into perdure.closing (kind, execution_id, generation, amount, failures, due_at)
+    select
+      case when p_told.amount is null then 'recount' else 'tell' end, w.id, w.generation,
+      p_told.amount, p_told.failures, p_now + interval '100 milliseconds'
+    from perdure.waiting as w
+    where v_parent.id is null and w.id = p_told.parent_id and w.generation = p_told.generation;
+  end if;
   if v_parent.id is null then
     return;
   end if;
@@ -56,6 +71,6 @@ begin
 end
 $$;
 
-comment on function perdure._decrement(perdure._telling, timestamptz) is
+comment on function perdure._decrement(perdure._telling, boolean, timestamptz) is
 'Applies one telling. begun: executions that began, or work left in closing; telling: what the
 parent, if it ended, has to tell its own parent.';

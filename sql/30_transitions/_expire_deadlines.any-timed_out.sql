@@ -1,5 +1,6 @@
 -- _expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
--- Locks: rows of deadline, then room rows of the execution and its descendants; all SKIP LOCKED.
+-- Locks: one row of deadline after the other, and after each the room rows of its execution and the
+-- descendants; all SKIP LOCKED. A row of deadline that it locked it deletes: _forget relies on that.
 
 create or replace function perdure._expire_deadlines(
   p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]
@@ -22,11 +23,12 @@ begin
     where d.at <= p_now
     order by d.at, d.id
     limit p_max
-    for update skip locked
   );
   amount := 0;
   foreach v_id in array v_ids loop  -- bounded by p_max
     exit when v_limit <= 0;
+    perform from perdure.deadline as d where d.id = v_id for update skip locked;
+    continue when not found;
     select t.* into v_ended from perdure._time_out(v_id, p_now, v_limit) as t;
     delete from perdure.deadline as d where d.id = v_id;
     v_limit := v_limit - v_ended.amount;

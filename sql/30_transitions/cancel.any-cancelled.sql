@@ -25,7 +25,7 @@ begin
     ),
     v_now
   ) as e;
-  perform perdure._tell(v_end.tellings);
+  perform perdure._tell(v_end.tellings, true);
   return v_end.result;
 end
 $$;

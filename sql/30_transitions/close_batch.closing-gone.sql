@@ -1,5 +1,5 @@
 -- close_batch: closing -> (gone)
--- Locks: as _close_batch; last waiting rows, descending.
+-- Locks: as _close_batch; last waiting rows, SKIP LOCKED.
 
 create or replace function perdure.close_batch(max int default 1000) returns int
 language plpgsql
@@ -12,7 +12,7 @@ declare
 begin
   perform perdure._require_read_committed();
   select d.* into v_done from perdure._close_batch(close_batch.max, perdure._clock()) as d;
-  perform perdure._tell(v_done.tellings);
+  perform perdure._tell(v_done.tellings, false);
   return v_done.amount;
 end
 $$;

@@ -35,7 +35,7 @@ declare
   v_tellings perdure._telling[];
   v_made int := 0;
 begin
-  if jsonb_array_length(outcomes) = 0 then
+  if outcomes in ('[]', 'null') then
     outcomes := null;
   end if;
   select w.* into v_worker from perdure.worker as w where w.incarnation = exchange.worker;
@@ -61,15 +61,13 @@ begin
       into claimed, next_after, more
       from perdure._claim(v_worker, v_queues, v_tasks, want, after) as c;
     end if;
-    v_made := perdure._tell(v_tellings);
+    v_made := perdure._tell(v_tellings, true);
   end if;
   if cardinality(held) > 0 then
     gone := array(
-      select h.id
-      from unnest(held) as h (id)
-      where not exists (
-        select from perdure.running as r where r.id = h.id and r.worker_id = v_worker.id
-      )
+      select unnest(held)
+      except
+      select r.id from perdure.running as r where r.id = any(held) and r.worker_id = v_worker.id
     );
   end if;
   wait_ms := least(

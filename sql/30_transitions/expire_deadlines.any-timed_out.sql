@@ -1,5 +1,5 @@
 -- expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
--- Locks: as _expire_deadlines; last the ancestors' waiting rows, descending.
+-- Locks: as _expire_deadlines; last the ancestors' waiting rows, SKIP LOCKED.
 
 create or replace function perdure.expire_deadlines(max int default 1000) returns int
 language plpgsql
@@ -12,7 +12,7 @@ declare
 begin
   perform perdure._require_read_committed();
   select d.* into v_done from perdure._expire_deadlines(expire_deadlines.max, perdure._clock()) as d;
-  perform perdure._tell(v_done.tellings);
+  perform perdure._tell(v_done.tellings, false);
   return v_done.amount;
 end
 $$;

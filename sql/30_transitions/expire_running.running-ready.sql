@@ -1,5 +1,5 @@
 -- expire_running: running -> ready, scheduled, or an end: leases that are lost
--- Locks: as _expire_running; last the parents' waiting rows, descending.
+-- Locks: as _expire_running; last the parents' waiting rows, SKIP LOCKED.
 
 create or replace function perdure.expire_running(max int default 1000) returns int
 language plpgsql
@@ -12,7 +12,7 @@ declare
 begin
   perform perdure._require_read_committed();
   select d.* into v_done from perdure._expire_running(expire_running.max, perdure._clock()) as d;
-  perform perdure._tell(v_done.tellings);
+  perform perdure._tell(v_done.tellings, false);
   return v_done.amount;
 end
 $$;

@@ -16,7 +16,7 @@ declare
 begin
   select r.results, r.tellings into v_results, v_tellings
   from perdure._record(v_worker, coalesce(outcomes, '[]')) as r;
-  perform perdure._tell(v_tellings);
+  perform perdure._tell(v_tellings, true);
   return query
   select
     case when o.value ->> 'id' ~ '^[0-9]{1,18}$' then (o.value ->> 'id')::bigint end,

@@ -1,6 +1,6 @@
 -- sweep: every transition that time alone causes, one bounded pass
--- Locks: as its parts, each SKIP LOCKED, so that any number of sweeps may run at once; last, once for
--- all, the parents' waiting rows, descending.
+-- Locks: as its parts; last, once for all, the parents' waiting rows: each SKIP LOCKED, so that a
+-- sweep waits for nobody and any number of them may run at once.
 
 create or replace function perdure.sweep(
   channel text default null, max int default 1000,
@@ -38,7 +38,7 @@ begin
   timed_out := v_timed.amount;
   recovered := v_lost.amount;
   closed := v_owed.amount;
-  perform perdure._tell(v_timed.tellings || v_lost.tellings || v_owed.tellings);
+  perform perdure._tell(v_timed.tellings || v_lost.tellings || v_owed.tellings, false);
   more := promoted = sweep.max or moved >= sweep.max * 10 or forgotten = sweep.max
     or exists (select from perdure.deadline as d where d.at <= v_now) or recovered >= sweep.max
     or exists (select from perdure.closing as c where c.due_at <= v_now);

@@ -57,7 +57,7 @@ begin
       v_now
     );
     if v_telling.parent_id is not null then
-      perform perdure._tell(array[v_telling]);
+      perform perdure._tell(array[v_telling], true);
     end if;
   elsif not exists (select from perdure.finished as f where f.id = v_id) then
     raise exception 'execution % with the key % does not sleep', v_id, wake.key using errcode = 'QD004';
