@@ -29,9 +29,12 @@ begin
   elsif p_item -> 'delay' <> 'null' and p_item -> 'run_at' <> 'null' then
     p.code := 'QD026';
     p.message := 'delay and run_at exclude each other';
-  elsif p.start_at > p_now + interval '3650 days' then
+  elsif p.start_at > p_now + interval '3650 days' or p.start_at = '-infinity' then
     p.code := 'QD023';
-    p.message := format('run_at is more than ten years ahead: %s', p.start_at);
+    p.message := format('run_at is no moment within ten years: %s', p.start_at);
+  elsif p.deadline_at = 'infinity' then
+    p.code := 'QD023';
+    p.message := 'the deadline is never: leave it out';
   elsif p.deadline_at <= p_now then
     p.code := 'QD025';
     p.message := format('the deadline is in the past: %s', p.deadline_at);

@@ -25,7 +25,10 @@ begin
   with item as (
     select
       i.*,
-      least(i.deadline_at, v_parent.deadline_at) as until,
+      -- a redriven parent outlives the deadline that it was given
+      least(
+        i.deadline_at, case when v_parent.deadline_at > p_now then v_parent.deadline_at end
+      ) as until,
       p_first_position + (i.ordinality - 1)::int as position
     from unnest(p_items) with ordinality as i
   ), fact as (

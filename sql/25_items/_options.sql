@@ -24,6 +24,12 @@ begin
         v.message := format('%s has to be a string, got %s', v_field, left(v_text, 80));
         return v;
       end if;
+    elsif v_field in ('delay', 'timeout', 'retry_delay', 'retry_max_delay', 'run_at', 'deadline')
+      and jsonb_typeof(v_value) not in ('number', 'string')
+    then
+      v.code := 'QD021';
+      v.message := format('%s has to be a number of seconds or a string', v_field);
+      return v;
     elsif v_field in ('delay', 'timeout', 'retry_delay', 'retry_max_delay') then
       v_ms := perdure._milliseconds(v_value);
       if v_ms < 0 or v_ms > 3650 * c_day
@@ -82,6 +88,7 @@ exception
     v.code := case
       when v_field in ('delay', 'timeout', 'retry_delay', 'retry_max_delay', 'key_for') then 'QD023'
       when v_field in ('max_attempts', 'max_crashes') then 'QD024'
+      when v_field in ('priority', 'retry_multiplier', 'retry_jitter') then 'QD026'
       else 'QD021'
     end;
     v.message := format('%s is not acceptable: %s', v_field, left(v_text, 80));

@@ -24,7 +24,8 @@ begin
     where k.scope = p_item.key_scope and k.key = p_item.key;
     if v_holder.until <= p_now then
       delete from perdure.key as k
-      where k.scope = v_holder.scope and k.key = v_holder.key and k.id = v_holder.id;
+      where k.scope = v_holder.scope and k.key = v_holder.key and k.id = v_holder.id
+        and k.until <= p_now;  -- a redrive may have taken it again
     elsif v_holder.id is not null then
       return v_holder.id;
     end if;

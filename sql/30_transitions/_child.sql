@@ -13,11 +13,24 @@ set enable_mergejoin = off
 set jit = off
 as $$
   select e.id, e.task, f.status, f.output, f.error
-  from perdure.execution as e
-  left join perdure.finished as f on f.id = e.id
-  where e.parent_id = p_parent_id
-    and e.parent_generation = p_generation
-    and (e.position = p_position or (p_position is null and e.position is null))
+  from (
+    -- a branch for each, so that either condition can bound the index
+    select s.id, s.task
+    from perdure.execution as s
+    where s.parent_id = p_parent_id
+      and s.parent_generation = p_generation
+      and s.position = p_position
+    union all
+    select s.id, s.task
+    from perdure.execution as s
+    where p_position is null
+      and s.parent_id = p_parent_id
+      and s.parent_generation = p_generation
+      and s.position is null
+  ) as e
+  left join lateral (
+    select x.status, x.output, x.error from perdure.finished as x where x.id = e.id
+  ) as f on true
 $$;
 
 comment on function perdure._child(bigint, int, int) is

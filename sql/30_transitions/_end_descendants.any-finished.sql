@@ -27,22 +27,29 @@ begin
   amount := 0;
   while cardinality(v_nodes) > 0 and amount < p_limit loop
     v_node := v_nodes[1];
-    select array_agg(c.id), max(c.parent_generation), max(c.place)
-    into v_children, v_generation, v_position
+    v_generation := coalesce(v_generation, perdure._next_generation(v_node) - 1);
+    select array_agg(c.id), max(c.position) into v_children, v_position
     from (
-      select e.id, e.parent_generation, coalesce(e.position, 2147483647) as place
+      select e.id, e.position
       from perdure.execution as e
       where e.parent_id = v_node
-        and e.parent_generation = coalesce(v_generation, perdure._next_generation(v_node) - 1)
-        and (e.position > coalesce(v_position, -1) or e.position is null)
+        and e.parent_generation = v_generation
+        and e.position > coalesce(v_position, -1)
       order by e.parent_id, e.parent_generation, e.position
       limit least(1000, p_limit - amount)
     ) as c;
-    if v_children is null or v_position = 2147483647 then
+    if v_children is null then  -- past the last child: its finalize
+      v_children := array(
+        select e.id
+        from perdure.execution as e
+        where e.parent_id = v_node and e.parent_generation = v_generation and e.position is null
+          -- a parent that failed fast and goes on must not lose it
+          and not exists (select from perdure.waiting as w where w.id = v_node)
+      );
       v_nodes := v_nodes[2:];
       v_generation := null;
       v_position := null;
-      continue when v_children is null;
+      continue when cardinality(v_children) = 0;
     end if;
     select l.* into v_ended from perdure._end_live(v_children, 'cancelled', p_error, p_now) as l;
     amount := amount + cardinality(v_children);

@@ -8,11 +8,14 @@ set enable_seqscan = off
 set jit = off
 as $$
   select exists (
-    select from perdure.scheduled as s where s.start_at <= perdure._clock()
+    -- asked in a sub-select, the clock is read once and can bound an index
+    select from perdure.scheduled as s where s.start_at <= (select perdure._clock())
   ) or exists (
     select
     from unnest(p_queues) as q (name)
-    where exists (select from perdure.ready as r where r.queue = q.name and not r.is_aside)
+    cross join lateral (
+      select from perdure.ready as r where r.queue = q.name and not r.is_aside limit 1
+    ) as r
   )
 $$;
 

@@ -4,6 +4,10 @@ create or replace function perdure._live_children(p_parent perdure.waiting) retu
 language sql
 stable
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
   select (
     select count(*)

@@ -4,6 +4,10 @@ create or replace function perdure._next_generation(p_id bigint) returns int
 language sql
 stable
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
   select coalesce(max(e.parent_generation), 0) + 1
   from perdure.execution as e

@@ -19,7 +19,7 @@ as $$
 declare
   v_now timestamptz := perdure._clock();
   v_limit int := (select c.payload_limit from perdure.config as c);
-  v_by_id jsonb;
+  v_by_lease jsonb;
   v_ids bigint[];
   v_rest perdure.running[];
   v_done bigint[];
@@ -30,9 +30,11 @@ begin
     raise exception 'outcomes have to be a JSON array, got %', jsonb_typeof(p_outcomes)
       using errcode = 'QD028';
   end if;
-  -- an object by id: the guard of the delete below can look an outcome up, so no join is needed
-  select jsonb_object_agg(o.value ->> 'id', o.value), array_agg((o.value ->> 'id')::bigint)
-  into v_by_id, v_ids
+  -- an object by lease: the guard of the delete below can look an outcome up, so no join is needed
+  select
+    jsonb_object_agg((o.value ->> 'id')::bigint || ' ' || (o.value ->> 'token')::int, o.value),
+    array_agg((o.value ->> 'id')::bigint)
+  into v_by_lease, v_ids
   from jsonb_array_elements(p_outcomes) as o
   where perdure._names_a_lease(o.value);
 
@@ -40,8 +42,8 @@ begin
     delete from perdure.running as r
     where r.id = any(v_ids)
       and r.worker_id = p_worker.id
-      and r.token = (v_by_id -> r.id::text ->> 'token')::int
-    returning r.*, v_by_id -> r.id::text as outcome
+      and v_by_lease ? (r.id || ' ' || r.token)
+    returning r.*, v_by_lease -> (r.id || ' ' || r.token) as outcome
   ), judged as (
     select
       g.*,
@@ -83,7 +85,7 @@ begin
   end if;
   if v_rest is not null then
     select x.results, _record.tellings || x.tellings into results, tellings
-    from perdure._record_rest(v_rest, v_by_id, v_now, v_limit) as x;
+    from perdure._record_rest(v_rest, v_by_lease, v_now, v_limit) as x;
   end if;
   if coalesce(cardinality(v_done), 0) + coalesce(cardinality(v_rest), 0)
     <> jsonb_array_length(p_outcomes)

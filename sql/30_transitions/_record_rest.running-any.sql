@@ -2,7 +2,7 @@
 -- An unacceptable item ends its own execution and nothing else.
 
 create or replace function perdure._record_rest(
-  p_rows perdure.running[], p_by_id jsonb, p_now timestamptz, p_limit int,
+  p_rows perdure.running[], p_by_lease jsonb, p_now timestamptz, p_limit int,
   out results jsonb, out tellings perdure._telling[]
 )
 language plpgsql
@@ -27,7 +27,7 @@ declare
 begin
   results := '[]';
   foreach v_row in array p_rows loop
-    v_outcome := p_by_id -> v_row.id::text;
+    v_outcome := p_by_lease -> (v_row.id || ' ' || v_row.token);
     v_kind := v_outcome ->> 'outcome';
     v_delay := perdure._delay_ms(v_outcome -> 'delay');
     v_code := null;

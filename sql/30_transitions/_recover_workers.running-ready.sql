@@ -16,7 +16,8 @@ set enable_mergejoin = off
 set jit = off
 as $$
 declare
-  v_live int[] := perdure._live_workers();
+  v_known int[] := array(select w.id from perdure.worker as w);
+  v_live int[] := perdure._live_workers();  -- after v_known: who can be seen has taken its lock
   v_config perdure.config;
   v_gone int[];
   v_crashed record;
@@ -28,7 +29,15 @@ begin
   where w.id = any(array(
     select x.id
     from perdure.worker as x
-    where x.lost_at is null and x.id <> all(v_live)
+    where x.lost_at is null and x.id = any(v_known) and x.id <> all(v_live)
+    for update skip locked
+  ));
+  update perdure.worker as w
+  set lost_at = null
+  where w.id = any(array(
+    select x.id
+    from perdure.worker as x
+    where x.lost_at is not null and x.id = any(v_live)
     for update skip locked
   ));
   if clock_timestamp() < pg_postmaster_start_time() + v_config.restart_grace then

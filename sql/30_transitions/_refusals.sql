@@ -12,7 +12,9 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-  v_taken bigint[] := p_done || array(select r.id from unnest(p_rest) as r);
+  v_taken text[] :=
+    array(select f.id || ' ' || f.token from perdure.finished as f where f.id = any(p_done))
+    || array(select r.id || ' ' || r.token from unnest(p_rest) as r);
 begin
   return (
     select coalesce(jsonb_agg(jsonb_build_object(
@@ -33,7 +35,7 @@ begin
       end as result
     ) as v
     where not perdure._names_a_lease(o.value)
-      or (o.value ->> 'id')::bigint <> all(v_taken)
+      or (o.value ->> 'id')::bigint || ' ' || (o.value ->> 'token')::int <> all(v_taken)
   );
 end
 $$;

@@ -4,6 +4,10 @@ create or replace function perdure._verdict(p_id bigint, p_token int) returns te
 language sql
 stable
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
   select case
     when exists (select from perdure.finished as f where f.id = p_id and f.token = p_token)

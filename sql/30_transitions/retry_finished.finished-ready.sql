@@ -34,6 +34,7 @@ begin
   if v_old.id is null then
     raise exception 'execution % has not finished', retry_finished.id using errcode = 'QD006';
   end if;
+  perform perdure._retake_key(v_fact, v_now);
   v_parent_id := perdure._rejoin(v_fact, detach);
   insert into perdure.attempt (
     execution_id, token, attempt, worker_id, started_at, ended_at, status, error, output
@@ -42,7 +43,6 @@ begin
     v_old.id, v_old.token, v_old.attempts, v_old.worker_id, v_old.started_at, v_old.finished_at,
     v_old.status, v_old.error, v_old.output
   );
-  perform perdure._retake_key(v_fact, v_now);
   v_deadline := case when v_fact.deadline_at > v_now then v_fact.deadline_at end;
   if v_fact.is_sleeping then
     insert into perdure.waiting (

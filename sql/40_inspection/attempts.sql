@@ -9,6 +9,10 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
   select a.attempt, a.token, a.status, a.error, a.output, a.worker_id, a.started_at, a.ended_at
   from perdure.attempt as a

@@ -6,6 +6,10 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
   select f.id, f.status, f.output, f.error
   from perdure.finished as f

@@ -1,7 +1,7 @@
 -- Executions of a task that no live worker of their queue knows would be stepped over by every claim:
 -- they are set aside until such a worker comes. A queue without any live worker is left alone, for
 -- nobody claims there. The head of the line is looked at: only if something foreign stands in its
--- first 1000 rows, more.
+-- first 1000 rows, the first p_max.
 -- Locks: rows of ready, SKIP LOCKED.
 
 create or replace function perdure._set_aside(p_queue text, p_max int) returns int
@@ -49,9 +49,13 @@ begin
     where r.id = any(array(
       select x.id
       from perdure.ready as x
-      where x.queue = p_queue and not x.is_aside and x.task <> all(v_known)
-      order by x.priority, x.start_at, x.id
-      limit p_max
+      where x.task <> all(v_known) and not x.is_aside and x.id = any(array(
+        select h.id
+        from perdure.ready as h
+        where h.queue = p_queue and not h.is_aside
+        order by h.priority, h.start_at, h.id
+        limit p_max
+      ))
       for update skip locked
     ));
     get diagnostics v_moved = row_count;

@@ -17,7 +17,11 @@ begin
   if jsonb_typeof(tasks) is distinct from 'array' then
     raise exception 'tasks have to be a JSON array' using errcode = 'QD021';
   end if;
-  for v_task in select t.value from jsonb_array_elements(tasks) as t order by t.value ->> 'name' loop
+  for v_task in
+    select case jsonb_typeof(t.value) when 'object' then t.value else '{}' end
+    from jsonb_array_elements(tasks) as t
+    order by t.value ->> 'name'
+  loop
     v := perdure._options(v_task - array['name', 'deadline'], v_now);
     if v.code is null and v_task ?| array['key', 'key_for', 'key_scope', 'delay', 'run_at', 'headers']
     then
@@ -28,6 +32,9 @@ begin
     ) then
       v.code := 'QD020';
       v.message := 'a task and its queue have names of 1 to 255 characters';
+    elsif v.code is null and v.timeout_ms > 2592000000 and v.is_sleeping is not true then
+      v.code := 'QD023';
+      v.message := 'timeout is more than 30 days';
     elsif v.code is null and perdure._delay_ms(v_task -> 'deadline') < 1 then
       v.code := 'QD023';
       v.message := 'the deadline of a task is a duration from its enqueue';

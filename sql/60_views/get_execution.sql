@@ -5,6 +5,10 @@ language plpgsql
 stable
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 begin
   return query select x.* from perdure.executions as x where x.id = get_execution.id;
