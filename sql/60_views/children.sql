@@ -1,4 +1,5 @@
--- What a finalize reads: the outcomes of the children, in the order given, page by page.
+-- What a finalize reads: the outcomes of the children, in the order given, page by page. The limit in
+-- the lateral keeps the planner from joining the whole view: each child is a probe by id.
 
 create or replace function perdure.children(
   parent bigint, generation int default null, after int default -1, max int default 1000
@@ -24,7 +25,7 @@ as $$
     limit children.max
   ) as c
   left join lateral (
-    select y.status, y.output, y.error from perdure.executions as y where y.id = c.id
+    select y.status, y.output, y.error from perdure.executions as y where y.id = c.id limit 1
   ) as x on true
   order by c.position
 $$;

@@ -1,4 +1,5 @@
--- A tree as a person reads it: depth first, children in order, a finalize after them.
+-- A tree as a person reads it: depth first, children in order, a finalize after them. As in
+-- children(), the limit in the last lateral makes a probe of each row.
 
 create or replace function perdure.tree(root bigint, max int default 1000)
 returns table (
@@ -39,6 +40,7 @@ as $$
     select y.status, y.attempt, y.started_at, y.finished_at, y.error
     from perdure.executions as y
     where y.id = l.id
+    limit 1
   ) as x on true
   order by l.place
 $$;
