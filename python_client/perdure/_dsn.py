@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from psycopg import conninfo
@@ -20,15 +21,27 @@ _ALIVE: dict[str, Any] = {
 }
 
 
-def resolve(dsn: str | None) -> str:
-    """The given DSN, else DATABASE_URL, else PG*, else the embedded server in ./.perdure."""
+def named(dsn: str | None = None) -> str | None:
+    """The given DSN, else DATABASE_URL, else PG*; None where nothing names a database."""
     if dsn is not None:
         return dsn
     if url := os.environ.get("DATABASE_URL"):
         return url
     if any(os.environ.get(name) for name in _LIBPQ):
         return ""  # libpq reads them itself
-    if running := _server.find_running():
+    return None
+
+
+def folder() -> Path:
+    """Where an embedded server is looked for: PERDURE_FOLDER, else ./.perdure."""
+    return Path(os.environ.get("PERDURE_FOLDER") or _server.DEFAULT_FOLDER)
+
+
+def resolve(dsn: str | None) -> str:
+    """The DSN that `named` finds, else that of the embedded server which runs in `folder`."""
+    if (found := named(dsn)) is not None:
+        return found
+    if running := _server.find_running(folder()):
         return running
     raise NoDatabase(
         "no database: give a dsn, set DATABASE_URL or PG*, or start an embedded server",
