@@ -172,6 +172,8 @@ def test_an_ordinary_user_has_one_in_a_closed_folder(folder: Path) -> None:
     python = Path("/usr/bin/python3")
     if not python.exists():
         pytest.skip("no Python that another user can run")
+    if _server.find_binaries() == _server.wheel_binaries():
+        pytest.skip("no PostgreSQL programs that another user can run")
     nobody = 65534
     home = folder.parents[1]
     os.chown(home, nobody, nobody)
@@ -182,17 +184,13 @@ def test_an_ordinary_user_has_one_in_a_closed_folder(folder: Path) -> None:
     with subprocess.Popen(
         [python, "-c", program, str(folder), str(package)],
         stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         text=True,
         user=nobody,
         group=nobody,
         extra_groups=[],
     ) as owner:
         assert owner.stdout
-        assert owner.stderr
         dsn = owner.stdout.readline().strip()
-        if not dsn and "no programs of PostgreSQL" in (said := owner.stderr.read()):
-            pytest.skip(said.splitlines()[-1])
         assert _ask(dsn, "select 1") == 1
         assert (folder / "data").stat().st_uid == nobody
         owner.kill()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -36,12 +35,13 @@ def test_psql_gives_the_same_catalogue(
     server: Server,
     make: Callable[..., str],
     root: Path,
+    programs: Path,
     migrated: Catalogue,
     catalogue: Describe,
 ) -> None:
-    psql = shutil.which("psql")
-    if psql is None:
-        pytest.skip("psql is not on PATH")
+    psql = programs / "psql"
+    if not psql.exists():
+        pytest.skip(f"the server's programs have no psql: {programs}")
     make("perdure.sql")
     with server.database("template0") as dsn:
         done = subprocess.run(
@@ -64,7 +64,7 @@ def extension(make: Callable[..., str], programs: Path) -> Iterator[None]:
     target = Path(shared) / "extension"
     if not os.access(target, os.W_OK):
         pytest.skip(f"{target} is not writable for this user")
-    with (Path(tempfile.gettempdir()) / "perdure-test-extension.lock").open("w") as lock:
+    with (Path(tempfile.gettempdir()) / f"perdure-test-{os.getuid()}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if (target / "perdure.control").exists():
             pytest.skip(f"the extension is installed in {target} already")
