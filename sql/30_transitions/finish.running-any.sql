@@ -25,9 +25,13 @@ begin
     x.value ->> 'code',
     x.value ->> 'message'
   from jsonb_array_elements(outcomes) with ordinality as o (value, n)
-  left join jsonb_array_elements(coalesce(v_results, '[]')) as x (value)
-    on x.value -> 'id' is not distinct from coalesce(o.value -> 'id', 'null')
-    and x.value -> 'token' is not distinct from coalesce(o.value -> 'token', 'null')
+  left join lateral (  -- one answer each, also to outcomes that name the same lease, or none
+    select r.value
+    from jsonb_array_elements(v_results) as r
+    where r.value -> 'id' = coalesce(o.value -> 'id', 'null')
+      and r.value -> 'token' = coalesce(o.value -> 'token', 'null')
+    limit 1
+  ) as x on true
   order by o.n;
 end
 $$;
