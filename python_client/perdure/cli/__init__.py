@@ -38,7 +38,15 @@ _ENGINE = (
 )
 
 
+class _InOrder(click.Group):
+    """Lists its commands as they were added: from the schema over work to looking after it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
 @click.group(
+    cls=_InOrder,
     context_settings={
         "auto_envvar_prefix": "PERDURE",
         "help_option_names": ["-h", "--help"],
@@ -60,8 +68,8 @@ def perdure(ctx: click.Context) -> None:
 
 
 for _command in (
-    *(migrate, sql, worker, tasks, enqueue, get, tree, list_executions),
-    *(cancel, wake, retry, sweep, fsck, demo, version),
+    *(demo, migrate, sql, worker, tasks, enqueue, get, tree, list_executions),
+    *(cancel, wake, retry, sweep, fsck, version),
 ):
     perdure.add_command(_command)
 

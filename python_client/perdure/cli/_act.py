@@ -20,14 +20,16 @@ from perdure.cli._values import (
     moment_or_duration,
     names,
 )
+from perdure.errors import ParentEnded
 
 if TYPE_CHECKING:
     from perdure.records import SweepReport
 
 
 @click.command(
+    short_help="Enqueue task NAME with a JSON input.",
     epilog="Durations are seconds, or 500ms, 30s, 5m, 1h30m. What is not given is the task's"
-    " default, else the engine's."
+    " default, else the engine's.",
 )
 @click.argument("name")
 @click.argument("input", type=json_text, default="{}")
@@ -78,7 +80,7 @@ def enqueue(target: Target, name: str, input: str, **options: Any) -> None:  # n
 @click.option("--reason", help="Stored with what is cancelled.")
 @with_target
 def cancel(target: Target, id_: int, reason: str | None) -> None:
-    """Cancel execution ID and everything live below it."""
+    """Cancel execution ID and what is live below it."""
     with target.client() as client:
         result = client.cancel(id_, reason)
         status = client.status(id_)
@@ -93,7 +95,7 @@ def cancel(target: Target, id_: int, reason: str | None) -> None:
         out.show(f"execution {id_} {said[result]}")
 
 
-@click.command()
+@click.command(short_help="Wake the sleeping execution of TASK that has KEY.")
 @click.argument("task")
 @click.argument("key")
 @click.argument("output", type=json_text, default="null")
@@ -126,7 +128,10 @@ def wake(
 def retry(target: Target, id_: int, detach: bool) -> None:
     """Run execution ID again, which has ended."""
     with target.client() as client:
-        again = client.retry(id_, detach=detach)
+        try:
+            again = client.retry(id_, detach=detach)
+        except ParentEnded as error:
+            raise ParentEnded(error.message, hint="retry the parent, or give --detach") from error
         status = client.status(again)
     if target.as_json:
         out.print_json({"id": again, "status": status})
@@ -134,7 +139,7 @@ def retry(target: Target, id_: int, detach: bool) -> None:
         out.show(f"execution {again} is {status}")
 
 
-@click.command()
+@click.command(short_help="Do what time alone causes; workers do it by themselves.")
 @click.option("--channel", help="Only this queue, where that matters.")
 @click.option("--max", "limit", type=click.IntRange(1), default=1000, help="Of each kind a pass.")
 @click.option("--all", "until_done", is_flag=True, help="Repeat until nothing is due.")

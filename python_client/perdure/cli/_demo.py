@@ -65,7 +65,7 @@ class Story:
     problems: list[str] = field(default_factory=list)
 
 
-@click.command()
+@click.command(short_help="Run a job on real input that survives a kill.")
 @with_target
 def demo(target: Target) -> int:
     """Index the words of Python's standard library, and survive a kill on the way.

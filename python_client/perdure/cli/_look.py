@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, get_args
 
 import click
@@ -23,7 +24,7 @@ _LONGEST_LOOK = 0.25  # of the time that watching takes, this part is spent aski
 _SHORTEST_PAUSE = 0.1
 
 
-@click.command()
+@click.command(short_help="Show everything about execution ID.")
 @click.argument("id_", metavar="ID", type=int)
 @with_target
 def get(target: Target, id_: int) -> None:
@@ -35,6 +36,8 @@ def get(target: Target, id_: int) -> None:
         out.print_json({**_fields(execution), "attempts": attempts})
         return
     out.show(_heading(execution), out.facts(_facts(execution)))
+    if execution.error is not None and execution.error.traceback:
+        out.show("", out.text(execution.error.traceback.rstrip(), "bright_black"))
     if attempts:
         rows = [_attempt_row(attempt) for attempt in attempts]
         out.show("", out.table("#ATTEMPT", "STATUS", "#TOOK", "ENDED", "ERROR", rows=rows))
@@ -112,7 +115,7 @@ def tree(target: Target, id_: int, watch: bool, limit: int) -> None:
     out.show(out.counted(progress))
 
 
-@click.command()
+@click.command(short_help="Check every invariant of the engine.")
 @with_target
 def fsck(target: Target) -> int:
     """Check every invariant of the engine; exit code 1 when one is broken."""
@@ -205,8 +208,6 @@ def _facts(execution: Execution) -> list[tuple[str, RenderableType | None]]:
         shown.append(("output", out.value(execution.output)))
     if execution.error is not None:
         shown.append(("error", out.text(_said(execution.error), "red")))
-        if execution.error.traceback:
-            shown.append(("", out.text(execution.error.traceback.rstrip(), "bright_black")))
     return shown
 
 
@@ -229,12 +230,20 @@ def _list_row(execution: Execution) -> list[RenderableType]:
     return [
         str(execution.id),
         out.text(execution.task),
-        out.status(execution.status),
+        out.status(execution.status) + out.text(_when(execution), "bright_black"),
         out.text(execution.queue),
         f"{execution.attempt}/{execution.max_attempts}",
         took,
         out.age(execution.created_at),
     ]
+
+
+def _when(execution: Execution) -> str:
+    """When it is to start, where that is later."""
+    start_at = execution.start_at
+    if execution.status != "ready" or start_at is None or start_at <= datetime.now(UTC):
+        return ""
+    return f" {out.age(start_at)}"
 
 
 def _branches(nodes: list[TreeNode]) -> RenderableType:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -30,7 +29,9 @@ STYLES = {
     "crashed": "red",
 }
 _UNBOUNDED = 10_000  # columns of a pipe
-_LONGEST_VALUE = 4_000
+_SHORT_VALUE = 72
+_LONGEST_VALUE = 800
+_MOST_LINES = 16
 
 
 def print_json(document: object) -> None:
@@ -61,16 +62,13 @@ def make_console() -> Console:
     from rich.console import Console
 
     console = Console(highlight=False, emoji=False, markup=False)
-    if not console.is_terminal and "COLUMNS" not in os.environ:
+    if not console.is_terminal:
         console.width = _UNBOUNDED
     return console
 
 
-def table(*headers: str, rows: Iterable[Sequence[RenderableType]], narrow: str = "") -> Table:
-    """Columns under quiet headings; the one called `narrow` gives way on a small screen.
-
-    A heading that begins with `#` is of numbers.
-    """
+def table(*headers: str, rows: Iterable[Sequence[RenderableType]]) -> Table:
+    """Columns under quiet headings, cut rather than wrapped; `#` begins a heading of numbers."""
     from rich.table import Table
 
     made = Table(box=None, padding=(0, 2, 0, 0), header_style="bold", pad_edge=False)
@@ -81,11 +79,7 @@ def table(*headers: str, rows: Iterable[Sequence[RenderableType]], narrow: str =
             justify="right" if header.startswith("#") else "left",
             no_wrap=True,
             overflow="ellipsis",
-            ratio=None,
-            min_width=None if name == narrow else len(name),
         )
-        if narrow and name != narrow:
-            made.columns[-1].no_wrap = True
     for row in rows:
         made.add_row(*row)
     return made
@@ -119,10 +113,14 @@ def status(value: str) -> Text:
 def value(given: Any) -> Text:
     """A JSON value: on one line when short, indented when not, cut when huge."""
     short = orjson.dumps(given).decode()
-    shown = short if len(short) <= 72 else orjson.dumps(given, option=orjson.OPT_INDENT_2).decode()
-    if len(shown) > _LONGEST_VALUE:
-        shown = f"{shown[:_LONGEST_VALUE]}\n… {len(short):,} characters; --json prints all of them"
-    return text(shown)
+    if len(short) <= _SHORT_VALUE:
+        return text(short)
+    indented = orjson.dumps(given, option=orjson.OPT_INDENT_2).decode()
+    if indented.count("\n") < _MOST_LINES and len(indented) <= _LONGEST_VALUE:
+        return text(indented)
+    if len(short) <= _LONGEST_VALUE:
+        return text(short)
+    return text(f"{short[:_LONGEST_VALUE]}… ({len(short):,} characters: see --json)")
 
 
 def seconds(amount: float) -> str:

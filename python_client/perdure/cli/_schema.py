@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import psycopg
 
 
-@click.command()
+@click.command(short_help="Bring the database to this version's schema.")
 @with_target
 def migrate(target: Target) -> None:
     """Bring the database to this version's schema, in one transaction.
@@ -40,9 +40,9 @@ def migrate(target: Target) -> None:
 @click.command()
 @with_target
 def sql(target: Target) -> None:
-    """Print the SQL that `migrate` would run: `perdure sql | psql -1`.
+    """Print the SQL that `migrate` would run.
 
-    Without a database that is the whole install. On an existing schema `migrate` also drops
+    Without a database that is the whole install: `perdure sql | psql -1`. On an existing schema `migrate` also drops
     functions and views that no longer belong.
     """
     before, text = None, _schema.install_sql()
@@ -55,7 +55,7 @@ def sql(target: Target) -> None:
         sys.stdout.write(text)
 
 
-@click.command()
+@click.command(short_help="Print the version.")
 @json_option
 def version(as_json: bool) -> None:
     """Print the version of this client, which is that of the schema it brings."""

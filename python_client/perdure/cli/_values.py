@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from perdure import App
 
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
-_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)")
-_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+")
-_SECONDS = re.compile(r"[+-]?\d+(?:\.\d+)?")
+_PART = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)", re.ASCII)
+_DURATION = re.compile(rf"[+-]?(?:{_PART.pattern})+", re.ASCII)
+_SECONDS = re.compile(r"[+-]?\d+(?:\.\d+)?", re.ASCII)
 
 
 def duration(text: str) -> float:
