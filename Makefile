@@ -10,7 +10,8 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-golden test-matrix coverage lint format perdure.sql install uninstall clean
+.PHONY: help demo test test-golden test-matrix coverage lint lint-layout lint-bodies lint-python \
+  lint-types format perdure.sql install uninstall clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,12 +87,20 @@ test-matrix: $(VENV)/.dev ## the SQL part of the tests on PostgreSQL 15, 16, 17 
 	  failed="$$failed $$major"; \
 	done; test -z "$$failed" || { echo "failed on PostgreSQL$$failed" >&2; exit 1; }
 
-lint: $(VENV)/.dev ## SQL layout, function bodies, Python, types
-	$(BIN)/sqlfluff lint --nofail-on-warning --disable-progress-bar sql migrations tests/sql
+lint: lint-layout lint-bodies lint-python lint-types ## SQL layout, function bodies, Python, types
+
+lint-layout: $(VENV)/.dev
+	$(BIN)/sqlfluff lint --disable-progress-bar sql migrations tests tools
+
+lint-bodies: $(VENV)/.dev
 	$(BIN)/python tools/lint_sql_bodies.py sql migrations
+
+lint-python: $(VENV)/.dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy python_client/perdure tests tools
+
+lint-types: $(VENV)/.dev
+	$(BIN)/mypy python_client/perdure tests tools $(if $(wildcard examples/*.py examples/*/*.py),examples)
 
 format: $(VENV)/.dev ## lay out the Python files
 	$(BIN)/ruff format .

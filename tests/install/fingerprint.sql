@@ -1,9 +1,5 @@
 -- Everything in schema perdure, one row per object, the same for every way of installing it.
 
-with ours as (
-  select oid from pg_namespace where nspname = 'perdure'
-)
-
 select
   'routine' as kind,
   p.oid::regprocedure::text as name,
@@ -12,7 +8,7 @@ select
     (select string_agg(a::text, ',' order by a::text) from unnest(p.proacl) as a)
   ) as fingerprint
 from pg_proc as p
-where p.pronamespace = (table ours)
+where p.pronamespace = 'perdure'::regnamespace
 union all
 select
   'column',
@@ -25,7 +21,7 @@ select
 from pg_class as c
 inner join pg_attribute as a on a.attrelid = c.oid and a.attnum > 0 and not a.attisdropped
 left join pg_attrdef as d on d.adrelid = c.oid and d.adnum = a.attnum
-where c.relnamespace = (table ours) and c.relkind in ('r', 'p', 'v', 'm', 'c')
+where c.relnamespace = 'perdure'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'c')
 union all
 select
   'relation',
@@ -38,34 +34,34 @@ select
     (select string_agg(a::text, ',' order by a::text) from unnest(c.relacl) as a)
   )
 from pg_class as c
-where c.relnamespace = (table ours) and c.relkind in ('r', 'p', 'v', 'm', 'S', 'c')
+where c.relnamespace = 'perdure'::regnamespace and c.relkind in ('r', 'p', 'v', 'm', 'S', 'c')
 union all
 select
   'sequence', seqrelid::regclass::text, concat_ws('|', seqstart, seqincrement, seqmax, seqcache)
 from pg_sequence
-where seqrelid in (select oid from pg_class where relnamespace = (table ours))
+where seqrelid in (select oid from pg_class where relnamespace = 'perdure'::regnamespace)
 union all
 select
   'constraint',
   coalesce(conrelid::regclass::text || '.', '') || conname,
   pg_get_constraintdef(oid)
 from pg_constraint
-where connamespace = (table ours) and contype <> 'n'
+where connamespace = 'perdure'::regnamespace and contype <> 'n'
 union all
 select 'index', indexrelid::regclass::text, pg_get_indexdef(indexrelid)
 from pg_index
-where indexrelid in (select oid from pg_class where relnamespace = (table ours))
+where indexrelid in (select oid from pg_class where relnamespace = 'perdure'::regnamespace)
 union all
 select 'trigger', tgrelid::regclass::text || '.' || tgname, pg_get_triggerdef(oid)
 from pg_trigger
 where
-  tgrelid in (select oid from pg_class where relnamespace = (table ours))
+  tgrelid in (select oid from pg_class where relnamespace = 'perdure'::regnamespace)
   and not tgisinternal
 union all
 select 'enum', t.oid::regtype::text, string_agg(e.enumlabel, ',' order by e.enumsortorder)
 from pg_type as t
 inner join pg_enum as e on e.enumtypid = t.oid
-where t.typnamespace = (table ours)
+where t.typnamespace = 'perdure'::regnamespace
 group by t.oid
 union all
 select
@@ -73,7 +69,7 @@ select
   oid::regtype::text,
   concat_ws('|', format_type(typbasetype, typtypmod), typnotnull, typdefault)
 from pg_type
-where typnamespace = (table ours) and typtype = 'd'
+where typnamespace = 'perdure'::regnamespace and typtype = 'd'
 union all
 select
   'schema',
