@@ -27,7 +27,6 @@ async def app(db: str) -> AsyncIterator[App]:
     app = App(db)
     yield app
     await app.close()
-    app.sync.close()
 
 
 @asynccontextmanager

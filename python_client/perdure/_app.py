@@ -227,6 +227,11 @@ class App(Client):
                 hint="perdure.by_name(...) makes a call of a task that need not be known here",
             ) from None
 
+    async def close(self) -> None:
+        """Closes the connections, the blocking client's too; a later call opens another."""
+        await super().close()
+        self.sync.close()
+
     async def run_worker(self, **options: Unpack[WorkerOptions]) -> None:
         """Runs a worker until it is told to stop; see `Worker`."""
         from perdure._worker import Worker

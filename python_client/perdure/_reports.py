@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from perdure import _json
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from perdure._app import App
     from perdure._task import Task
 
+_OURS = str(Path(__file__).parent)  # frames that no reader of a traceback asks for
 _LONGEST_MESSAGE = 4_000
 _LONGEST_TRACEBACK = 8_000
 
@@ -141,15 +143,19 @@ def _refused(id_: int, token: int, kind: str, reason: object) -> Report:
 
 
 def _traceback(error: BaseException) -> str:
-    text = "".join(traceback.format_exception(error))
-    if len(text) > _LONGEST_TRACEBACK:
-        text = "...\n" + text[-_LONGEST_TRACEBACK:]
-    return clean(text, limit=_LONGEST_TRACEBACK + 4)
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename.startswith(_OURS):
+        place = place.tb_next
+    text = "".join(traceback.format_exception(type(error), error, place))
+    text = _escaped(text)
+    return text if len(text) <= _LONGEST_TRACEBACK else "...\n" + text[-_LONGEST_TRACEBACK:]
 
 
-def clean(text: str, limit: int = _LONGEST_MESSAGE) -> str:
-    """The text without what JSON in PostgreSQL cannot hold, and not too long."""
-    text = text.replace("\0", "\\0")
-    if len(text) > limit:
-        text = text[: limit - 3] + "..."
-    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+def clean(text: str) -> str:
+    """A message without what JSON in PostgreSQL cannot hold, and not too long."""
+    text = _escaped(text)
+    return text if len(text) <= _LONGEST_MESSAGE else text[: _LONGEST_MESSAGE - 3] + "..."
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\0", "\\0").encode("utf-8", "backslashreplace").decode("utf-8")

@@ -264,7 +264,7 @@ class Worker:
             async with asyncio.timeout(_GRACE):
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
-            log.warning("leaving without a word: %s", error)
+            log.warning("leaving without a word: %s", _first_line(error))
 
     # Exchanging
 
@@ -284,7 +284,7 @@ class Worker:
                 is_connected = False
             except (psycopg.Error, PerdureError, OSError) as error:
                 level = logging.WARNING if is_connected else logging.DEBUG
-                log.log(level, "the exchange was lost: %s", error)
+                log.log(level, "the exchange was lost: %s", _first_line(error))
                 is_connected = False
                 await asyncio.sleep(self._backoff * random.uniform(0.5, 1.0))
                 self._backoff = min(self._backoff * 2, _LONGEST_BACKOFF)
@@ -458,7 +458,7 @@ class Worker:
             if (parameter := task.binding.finalize_parameter) is not None:
                 kwargs[parameter] = await load_finalize(self._app, lease.input)
         except (CannotConnect, ConnectionLost, psycopg.OperationalError) as error:
-            log.warning("execution %d is handed back: %s", id_, error)
+            log.warning("execution %d is handed back: %s", id_, _first_line(error))
             return _reports.report(id_, token, "released")
         except Exception as error:
             return _reports.invalid_input(task.name, id_, token, error)
@@ -508,7 +508,11 @@ class Worker:
                     more = (await link.run(_calls.sweep(None, _SWEEP_LIMIT))).more
                     is_failing = False
                 except (psycopg.Error, PerdureError, OSError) as error:
-                    log.log(logging.DEBUG if is_failing else logging.WARNING, "sweep: %s", error)
+                    log.log(
+                        logging.DEBUG if is_failing else logging.WARNING,
+                        "sweep: %s",
+                        _first_line(error),
+                    )
                     is_failing, more = True, False
                 if not more:
                     await asyncio.sleep(_SWEEP_EVERY * random.uniform(0.8, 1.2))
@@ -520,6 +524,10 @@ async def _validated(task: Task[..., Any, Any], value: Any) -> Any:
     assert task.validate is not None
     verdict = task.validate(value)
     return await verdict if inspect.isawaitable(verdict) else verdict
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).partition("\n")[0]
 
 
 def _call(body: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
