@@ -8,7 +8,7 @@ create or replace function perdure._claim(
   p_worker perdure.worker, p_queues text[], p_tasks text[], p_max int, p_after jsonb default null
 ) returns table (
   id bigint, token int, task text, attempt int, input jsonb, timeout_ms bigint, extra jsonb,
-  queue text, priority smallint, start_at timestamptz
+  queue text, priority smallint, start_at timestamptz, bytes int
 )
 language plpgsql
 volatile
@@ -92,7 +92,7 @@ begin
           f.key, f.deadline_at, f.headers, f.tags, f.error
         )
       end,
-      f.queue, f.priority, f.start_at
+      f.queue, f.priority, f.start_at, f.bytes
     from found as f
     where f.has_facts
     order by f.priority, f.start_at, f.id;
