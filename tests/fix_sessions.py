@@ -28,7 +28,7 @@ class Session(Engine):
     def pid(self) -> int:
         return self.conn.info.backend_pid
 
-    def later(self, call: Callable[P, T], *given: P.args, **named: P.kwargs) -> Future[T]:
+    def later(self, call: Callable[P, T], /, *given: P.args, **named: P.kwargs) -> Future[T]:
         """Begin a call in this session's thread."""
         return self._thread.submit(call, *given, **named)
 
