@@ -1,4 +1,5 @@
--- _children_finished: waiting -> waiting for the next step or for finalize, or an end
+-- _children_finished: waiting -> any
+-- The next step, or finalize, or an end.
 -- Locks: none but new rows; the caller holds the parent's waiting row, whose counter is 0. Whatever
 -- cannot be built ends this parent alone.
 

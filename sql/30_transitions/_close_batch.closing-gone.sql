@@ -1,4 +1,4 @@
--- _close_batch: closing -> (gone)
+-- _close_batch: closing -> gone
 -- Locks: rows of closing, SKIP LOCKED; room rows, SKIP LOCKED. What it still cannot do it writes down
 -- again.
 

@@ -1,4 +1,5 @@
--- _decrement: one parent, told once
+-- _decrement: waiting -> any
+-- One parent, told once.
 -- Locks: its waiting row; who is not patient leaves a locked one to closing.
 -- A counter that does not match is reported and set from the children: damage must not fail the batch
 -- that found it.

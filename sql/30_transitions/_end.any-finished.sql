@@ -1,4 +1,5 @@
--- _end: any live status -> cancelled or timed_out, with the whole live subtree
+-- _end: any -> finished
+-- Any live status to cancelled or timed_out, with the whole live subtree.
 -- Locks: the execution's room row, for which it may wait, since nothing is held yet; then room rows
 -- of descendants, SKIP LOCKED. An execution that moves is followed from room to room, a fresh
 -- snapshot at each look; if it cannot be caught, the request stays in closing.

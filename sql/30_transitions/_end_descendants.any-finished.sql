@@ -1,4 +1,5 @@
--- _end_descendants: every live descendant of ended executions -> cancelled
+-- _end_descendants: any -> finished
+-- Every live descendant of ended executions is cancelled.
 -- Locks: room rows, SKIP LOCKED. A node is out of its room before its children are read, in a new
 -- statement, so a node that spawns meanwhile cannot leave live leaves. Bounded by p_limit: what is
 -- left over, and what was locked by others, goes to closing.

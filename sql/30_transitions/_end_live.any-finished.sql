@@ -1,4 +1,5 @@
--- _end_live: ready, scheduled, running or waiting -> cancelled or timed_out, from outside
+-- _end_live: any -> finished
+-- Whatever lives is cancelled or timed_out, from outside.
 -- Locks: room rows, SKIP LOCKED: it may be called by one who holds an ancestor's row. One statement
 -- per room, each with a fresh snapshot, so an execution that moves meanwhile may be missed: the
 -- caller looks again, or leaves it to closing. The recorded token is one more than any lease had, so

@@ -1,4 +1,5 @@
--- _end_owed: one debt of kind `end`: the execution itself, if it lives, and then its descendants
+-- _end_owed: closing -> gone
+-- One debt of kind `end`: the execution itself, if it lives, and then its descendants.
 -- Locks: room rows, SKIP LOCKED. A debt with a position is about the children only: the execution has
 -- ended, or (fail_fast) it waits and stays.
 

@@ -1,4 +1,4 @@
--- _end_parent: waiting -> an end
+-- _end_parent: waiting -> finished
 -- Locks: none more; the caller holds the waiting row. The one way in which a parked execution ends,
 -- so none can forget to tell its parent.
 

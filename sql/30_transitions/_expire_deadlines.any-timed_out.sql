@@ -1,4 +1,5 @@
--- _expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
+-- _expire_deadlines: any -> timed_out
+-- Any live status, by a deadline or a sleeper's time-out.
 -- Locks: one row of deadline after the other, and after each the room rows of its execution and the
 -- descendants; all SKIP LOCKED. A row of deadline that it locked it deletes: _forget relies on that.
 

@@ -1,4 +1,5 @@
--- _hand_back: (out of running) -> ready, unharmed: no attempt used, at its old place in the line
+-- _hand_back: running -> ready
+-- Unharmed: no attempt used, at its old place in the line.
 -- Locks: none but the new rows. p_revoked is 1 where the worker did not ask for it.
 
 create or replace function perdure._hand_back(

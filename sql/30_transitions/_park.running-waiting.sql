@@ -1,4 +1,5 @@
--- _park: (out of running) -> waiting, and its children (nothing) -> ready, scheduled or waiting
+-- _park: running -> waiting
+-- And its children, or its first step: new -> ready, scheduled or sleeping.
 -- Locks: keys of the children, in order. All or nothing: a child that is refused leaves no trace of
 -- its siblings, and the parent fails with that reason.
 

@@ -1,4 +1,5 @@
--- _place: (out of another room) -> ready, or scheduled when due later
+-- _place: ready -> scheduled
+-- Out of another room, into ready, or into scheduled when due later.
 -- Locks: none but the new rows. The one way back to the line: retry, again, release, recovery,
 -- redrive.
 

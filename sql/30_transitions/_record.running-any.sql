@@ -1,5 +1,5 @@
--- _record: running -> completed, and by way of the files beside this one to every other end, back to
--- ready, or to waiting
+-- _record: running -> any
+-- Completed here, and by way of the files beside this one to every other end, ready, or waiting.
 -- Locks: the worker's row (by the caller), then its running rows. A lease that is not held, by id,
 -- worker and token, changes nothing.
 

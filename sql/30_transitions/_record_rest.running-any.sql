@@ -1,4 +1,5 @@
--- _record_rest: what is not plainly completed, item by item: the leases are already taken.
+-- _record_rest: running -> any
+-- What is not plainly completed, item by item: the leases are already taken.
 -- An unacceptable item ends its own execution and nothing else.
 
 create or replace function perdure._record_rest(

@@ -1,4 +1,5 @@
--- _rejoin: a redriven child counts again, if its parent still waits for it
+-- _rejoin: waiting -> waiting
+-- A redriven child counts again, if its parent still waits for it.
 -- Locks: the parent's waiting row.
 
 create or replace function perdure._rejoin(p_fact perdure.execution, p_is_detached boolean)

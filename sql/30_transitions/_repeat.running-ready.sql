@@ -1,4 +1,5 @@
--- _repeat: (out of running) -> ready or scheduled: `again`. The attempts start anew.
+-- _repeat: running -> ready
+-- Or scheduled: `again`. The attempts start anew.
 -- Locks: none but the new rows.
 
 create or replace function perdure._repeat(

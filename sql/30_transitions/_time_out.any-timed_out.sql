@@ -1,4 +1,5 @@
--- _time_out: one execution whose moment in deadline has come
+-- _time_out: any -> timed_out
+-- One execution whose moment in deadline has come.
 -- Locks: SKIP LOCKED only, for it runs in a row with others: what is locked is left to closing.
 
 create or replace function perdure._time_out(

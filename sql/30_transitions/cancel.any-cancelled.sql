@@ -1,4 +1,5 @@
--- cancel: ready, running, sleeping, waiting -> cancelled, the whole live subtree at once
+-- cancel: any -> cancelled
+-- Ready, scheduled, running, sleeping or waiting, and the whole live subtree at once.
 -- Locks: the execution's room row, then its descendants' (SKIP LOCKED), last its ancestors' waiting
 -- rows upwards. A body that runs is told at its worker's next exchange.
 

@@ -1,4 +1,4 @@
--- close_batch: closing -> (gone)
+-- close_batch: closing -> gone
 -- Locks: as _close_batch; last waiting rows, SKIP LOCKED.
 
 create or replace function perdure.close_batch(max int default 1000) returns int

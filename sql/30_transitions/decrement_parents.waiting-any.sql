@@ -1,4 +1,5 @@
--- decrement_parents: waiting -> waiting with fewer active children, the next phase, or an end
+-- decrement_parents: waiting -> any
+-- Waiting with fewer active children, the next phase, or an end.
 -- Locks: waiting rows, one at a time, in strictly descending id, as _tell.
 
 create or replace function perdure.decrement_parents(

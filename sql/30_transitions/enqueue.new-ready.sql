@@ -1,4 +1,5 @@
--- enqueue: (nothing) -> ready or sleeping
+-- enqueue: new -> ready
+-- Or scheduled, or sleeping.
 -- Runs in the caller's transaction and rolls back with it. Locks: its key, if it has one.
 
 create or replace function perdure.enqueue(

@@ -1,4 +1,5 @@
--- enqueue_many: (nothing) -> ready or sleeping, set by set
+-- enqueue_many: new -> ready
+-- Or scheduled, or sleeping; set by set.
 -- Runs in the caller's transaction. Locks: keys, in ascending order, so that two batches cannot
 -- deadlock on them. Each item is judged alone.
 

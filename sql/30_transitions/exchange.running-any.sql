@@ -1,4 +1,5 @@
--- exchange: finish and claim in one round trip and one commit
+-- exchange: running -> any
+-- And ready -> running: finish and claim in one round trip and one commit.
 -- Locks: the worker's row; its running rows; rows of ready, SKIP LOCKED; last the parents' waiting
 -- rows, one at a time in descending id. An exchange that finds nothing to do writes nothing.
 

@@ -1,4 +1,5 @@
--- expire_deadlines: any live status -> timed_out, by a deadline or a sleeper's time-out
+-- expire_deadlines: any -> timed_out
+-- Any live status, by a deadline or a sleeper's time-out.
 -- Locks: as _expire_deadlines; last the ancestors' waiting rows, SKIP LOCKED.
 
 create or replace function perdure.expire_deadlines(max int default 1000) returns int

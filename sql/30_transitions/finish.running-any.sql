@@ -1,4 +1,5 @@
--- finish: running -> completed, failed, timed_out, cancelled, ready, or waiting
+-- finish: running -> any
+-- Completed, failed, timed_out, cancelled, ready, scheduled, or waiting.
 -- Locks: the worker's row; its running rows; keys; last the parents' waiting rows, one at a time in
 -- descending id.
 

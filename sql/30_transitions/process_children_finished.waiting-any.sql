@@ -1,4 +1,5 @@
--- process_children_finished: waiting -> the next phase, or an end
+-- process_children_finished: waiting -> any
+-- The next phase, or an end.
 -- Locks: the parent's waiting row, then its ancestors' upwards. The last child's own transaction
 -- does this already; here it can be done by hand, and it refuses while a child lives.
 

@@ -1,4 +1,5 @@
--- retry_finished: completed, failed, timed_out, finalize_failed, cancelled -> ready (a sleeper: sleeping)
+-- retry_finished: finished -> ready
+-- Every end; a sleeper sleeps again.
 -- Locks: the row in finished; its key; last its parent's waiting row upwards. The old outcome goes to
 -- attempt. The execution belongs to its parent again only if that one still waits for this very
 -- generation; otherwise it is refused, or runs on its own when `detach` is given.

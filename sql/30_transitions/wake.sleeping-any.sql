@@ -1,4 +1,5 @@
--- wake: sleeping -> completed, or failed with the given error
+-- wake: sleeping -> any
+-- Completed, or failed with the given error.
 -- Locks: the sleeper's waiting row; last its ancestors' waiting rows upwards. Idempotent: a second
 -- call finds the outcome and returns it unchanged.
 

@@ -1,4 +1,5 @@
--- _crash: running -> ready, or failed when the crash budget is used up
+-- _crash: running -> any
+-- Ready again, or failed when the crash budget is used up.
 -- Locks: running rows of the given workers, SKIP LOCKED.
 
 create or replace function perdure._crash(

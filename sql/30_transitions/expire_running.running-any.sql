@@ -1,4 +1,5 @@
--- expire_running: running -> ready, scheduled, or an end: leases that are lost
+-- expire_running: running -> any
+-- Leases that are lost: ready, scheduled, or an end.
 -- Locks: as _expire_running; last the parents' waiting rows, SKIP LOCKED.
 
 create or replace function perdure.expire_running(max int default 1000) returns int

@@ -1,4 +1,5 @@
--- _expire_running: running -> ready, scheduled, or an end: leases that are lost
+-- _expire_running: running -> any
+-- Leases that are lost: ready, scheduled, or an end.
 -- Locks: worker rows, SKIP LOCKED; running rows, SKIP LOCKED.
 -- A dead worker's lease uses the crash budget; an overdue attempt counts as timed out.
 

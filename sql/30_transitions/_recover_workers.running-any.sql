@@ -1,4 +1,5 @@
--- _recover_workers: running -> ready, or failed (crashed): the leases of workers that died
+-- _recover_workers: running -> any
+-- The leases of workers that died: ready, or failed (crashed).
 -- Locks: worker rows, SKIP LOCKED (a worker that is busy reporting is not dead), then their running
 -- rows. A worker is first marked as lost, and given up after a grace in which it may come back; the
 -- row goes in the transaction that takes its last lease. Leases of workers that do not exist are

@@ -1,4 +1,5 @@
--- _begin_finalize: (nothing) -> ready: the finalize of a parent whose children have all ended
+-- _begin_finalize: waiting -> waiting
+-- And the finalize of a parent whose children have all ended: new -> ready.
 -- Locks: none but new rows; the caller holds the parent's waiting row. Its input names the parent;
 -- the children's outputs are read from there, not copied, so their sum has no limit.
 

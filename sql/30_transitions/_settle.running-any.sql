@@ -1,5 +1,5 @@
--- _settle: (out of running) -> ready or scheduled for a retry, or an end: failed, timed_out,
--- cancelled
+-- _settle: running -> any
+-- Ready or scheduled for a retry, or an end: failed, timed_out, cancelled.
 -- Locks: none but the new rows; the caller has taken the rows out of running. The one place that
 -- decides about a retry: a failure or time-out uses an attempt, a crash uses the crash budget.
 -- p_revoked is 1 where the lease was taken away, so that no late report bears the recorded token.

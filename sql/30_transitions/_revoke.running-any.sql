@@ -1,4 +1,5 @@
--- _revoke: leases that were taken away: their attempt is recorded, and they go on or end
+-- _revoke: running -> any
+-- Leases that were taken away: their attempt is recorded, and they go on or end.
 -- Locks: none but new rows.
 
 create or replace function perdure._revoke(
