@@ -1,5 +1,5 @@
 -- _next_step: waiting -> waiting
--- And the next step of a sequence, fed with the previous output: new -> ready, scheduled or sleeping.
+-- And the next step of a sequence, fed with the previous output: new -> ready or sleeping.
 -- Locks: none but new rows; the caller holds the parent's waiting row.
 
 create or replace function perdure._next_step(
