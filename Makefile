@@ -11,7 +11,7 @@ DESTDIR ?=
 
 .DELETE_ON_ERROR:
 .PHONY: help demo test test-golden test-matrix coverage lint lint-layout lint-bodies lint-python \
-  lint-types format perdure.sql install uninstall clean
+  lint-types format perdure.sql install uninstall clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -25,17 +25,19 @@ VERSION := $(shell sed -n "s/^\(return\|.*select\) '\([0-9][^']*\)'.*/\2/p" sql/
 
 perdure.sql: build/perdure.sql ## build/perdure.sql, the whole schema for `psql -f`
 
-build/perdure.sql: $(SQL) $(MIGRATIONS) | build
-	@cat $(SQL) > $@
-	@for name in $(basename $(notdir $(MIGRATIONS))); do \
+# Made anew each time, for a file that is gone has no date; moved into place whole.
+build/perdure.sql: FORCE | build
+	@{ cat $(SQL); for name in $(basename $(notdir $(MIGRATIONS))); do \
 	  echo "insert into perdure.migration (name) values ('$$name');"; \
-	done >> $@
+	done; } > $@.$$$$ && mv $@.$$$$ $@
 
-build/perdure--$(VERSION).sql: build/perdure.sql tools/extension_tail.sql
-	@cat build/perdure.sql tools/extension_tail.sql > $@
+build/perdure--$(VERSION).sql: build/perdure.sql FORCE
+	@cat build/perdure.sql tools/extension_tail.sql > $@.$$$$ && mv $@.$$$$ $@
 
-build/perdure.control: tools/perdure.control sql/00_schema/version.sql | build
-	@sed "s/@VERSION@/$(VERSION)/" tools/perdure.control > $@
+build/perdure.control: FORCE | build
+	@sed "s/@VERSION@/$(VERSION)/" tools/perdure.control > $@.$$$$ && mv $@.$$$$ $@
+
+FORCE:
 
 build:
 	@mkdir -p build
