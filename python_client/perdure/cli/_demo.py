@@ -241,7 +241,7 @@ def _follow(client: SyncClient, workers: list[_Worker], story: Story, *, is_quie
             bar.update(shown, completed=done)
             if client.status(story.root) in FINISHED:
                 return
-            is_due = story.killed is None and done >= story.files // 2
+            is_due = story.killed is None and 0 < story.files // 2 <= done
             if is_due and (held := _kill_if_busy(client, workers[0])):
                 story.killed, story.killed_at = workers[0].process.pid, done
                 story.held = held
@@ -289,7 +289,8 @@ select distinct a.execution_id
 from perdure.execution as e
 join perdure.attempt as a on a.execution_id = e.id
 join perdure.finished as f on f.id = e.id
-where e.parent_id = %s and a.status = 'crashed' and f.status = 'completed'
+where (e.parent_id = %(root)s or e.id = %(root)s)
+  and a.status = 'crashed' and f.status = 'completed'
 order by 1
 """
 
@@ -301,7 +302,7 @@ def _judge(conn: psycopg.Connection[Any], client: SyncClient, story: Story) -> N
     progress = client.tree_progress(story.root)
     story.executions = progress.get("completed", 0)
     story.status, story.error = root.status, root.error
-    story.recovered = [row[0] for row in conn.execute(_CRASHED.encode(), [story.root])]
+    story.recovered = [row[0] for row in conn.execute(_CRASHED.encode(), {"root": story.root})]
     story.violations = len(client.fsck())
     tell = story.problems.append
     if story.killed is None:

@@ -42,8 +42,8 @@ def migrate(target: Target) -> None:
 def sql(target: Target) -> None:
     """Print the SQL that `migrate` would run.
 
-    Without a database that is the whole install: `perdure sql | psql -1`. On an existing schema `migrate` also drops
-    functions and views that no longer belong.
+    Without a database that is the whole install: `perdure sql | psql -1`. On an existing schema
+    `migrate` also drops functions and views that no longer belong.
     """
     before, text = None, _schema.install_sql()
     if (dsn := target.find_dsn()) is not None:
