@@ -147,8 +147,12 @@ class LocalServer:
 
     def start(self) -> str:
         """Start the server, or join the one that runs in the folder already; returns the DSN."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / "lock").open("w") as lock:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = (self.folder / "lock").open("w")
+        except OSError as error:
+            raise PerdureError(f"no server can be kept in {self.folder}: {error}") from error
+        with lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             self._await_end_of_former()
             if (running := find_running(self.folder)) is None:

@@ -219,6 +219,13 @@ def test_a_start_that_fails_says_why(folder: Path) -> None:
     assert find_running(folder) is None
 
 
+def test_a_folder_that_cannot_be_is_named(folder: Path) -> None:
+    folder.parent.mkdir()
+    folder.write_text("a file")
+    with pytest.raises(PerdureError, match="no server can be kept in"):
+        LocalServer(folder).start()
+
+
 def test_a_long_path_does_not_matter(folder: Path) -> None:
     deep = folder / ("x" * 100) / ("y" * 100)
     with LocalServer(deep, settings=THROW_AWAY) as server:
