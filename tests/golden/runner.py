@@ -17,7 +17,7 @@ from golden.freedoms import REASONS, Freedom
 from golden.scenario import Action, Json, Scenario
 from golden.stage import QUEUE, Stage
 from golden.terms import SNAPSHOT, Row, Tree, expected_nodes, loop_of, outside_error
-from perdure import App, PerdureError, Worker
+from perdure import App, Client, PerdureError, Worker
 
 _AT_ONCE = 24  # scenarios: many, and yet a time-out of 200 ms means what it says
 _LOOK_EVERY = 0.02
@@ -51,7 +51,8 @@ def play_all(dsn: str, scenarios: Sequence[Scenario]) -> list[Verdict]:
 async def _play_all(dsn: str, scenarios: Sequence[Scenario]) -> list[Verdict]:
     verdicts = [Verdict(scenario.id) for scenario in scenarios]
     slots = asyncio.Semaphore(_AT_ONCE)
-    async with App(dsn) as app, _observing(dsn) as observer:
+    app = App(dsn)
+    async with app, Client(app.tasks, dsn) as outside, _observing(dsn) as observer:
         app.task(name="golden", queue=QUEUE)(_nothing)  # a worker wants one at least
         plays = []
         for scenario, verdict in zip(scenarios, verdicts, strict=True):
@@ -59,7 +60,7 @@ async def _play_all(dsn: str, scenarios: Sequence[Scenario]) -> list[Verdict]:
                 verdict.skipped = f"freedom {Freedom.LIMITS:d}: {REASONS[Freedom.LIMITS]}"
                 verdict.freedoms[Freedom.LIMITS] = 1
             else:
-                plays.append(_Play(app, scenario, observer, verdict))
+                plays.append(_Play(app, outside, scenario, observer, verdict))
         workers = [
             Worker(app, queues=[QUEUE], concurrency=500, name=name, install_signals=False)
             for name in ("one", "two")
@@ -121,8 +122,15 @@ async def _observing(dsn: str) -> AsyncIterator[_Observer]:
 class _Play:
     """One scenario from its enqueue to the comparison."""
 
-    def __init__(self, app: App, scenario: Scenario, observer: _Observer, verdict: Verdict) -> None:
-        self._app = app
+    def __init__(
+        self,
+        app: App,
+        outside: Client,
+        scenario: Scenario,
+        observer: _Observer,
+        verdict: Verdict,
+    ) -> None:
+        self._client = outside  # workers read over the app's connection: none waits for the other
         self._scenario = scenario
         self._verdict = verdict
         self._stage = Stage(app, scenario, observer.look)
@@ -141,7 +149,7 @@ class _Play:
 
     async def _play(self) -> None:
         try:
-            handle = await self._app.enqueue(self._stage.root_call())
+            handle = await self._client.enqueue(self._stage.root_call())
         except PerdureError as error:
             told = outside_error(self._scenario, error, self._scenario.root.name)
             self._stage.use(Freedom.TEXTS)
@@ -239,7 +247,7 @@ class _Play:
                     return {"skipped": "no such node"}
                 if loop_of(path) is not None:
                     self._stage.iteration_cancelled(row.id)
-                await self._app.cancel(row.id)
+                await self._client.cancel(row.id)
                 return {"ok": True}
             case ["wake", task, key, told]:
                 return await self._wake(tree, task, key, told)
@@ -249,9 +257,9 @@ class _Play:
         name = f"{self._scenario.id}/{task}"
         try:
             if told["status"] == "completed":
-                woken = await self._app.wake(name, key, told.get("output"))
+                woken = await self._client.wake(name, key, told.get("output"))
             else:
-                woken = await self._app.wake(name, key, error=told["error"])
+                woken = await self._client.wake(name, key, error=told["error"])
         except PerdureError as error:
             self._stage.use(Freedom.TEXTS)
             return {"error": outside_error(self._scenario, error, task, key)}

@@ -28,6 +28,7 @@ from perdure import (
 from perdure._unset import UNSET, Unset
 
 QUEUE = "golden"
+_SHORTEST = 1.0
 
 _strangers = App()  # whose tasks no worker of ours knows
 
@@ -108,7 +109,7 @@ class Stage:
             told["key"] = node.unique_id
         if node.kind != "loop":  # recorded loops are made of parents, which take these: no effect
             if (timeout := options.get("timeoutMs")) is not None:
-                told["timeout"] = timeout / 1000
+                told["timeout"] = _seconds(timeout) if node.kind != "sleeping" else timeout / 1000
             if (retry := options.get("retry")) is not None:
                 told.update(_retries(retry))
         return call.options(**told)
@@ -124,16 +125,19 @@ class Stage:
         name = self.name(node, is_finalize=is_finalize)
 
         async def body(value: Any, /) -> Any:
+            self._note_start()
             return await self._run(node, await self._incoming(node, value))
 
         async def finalize(record: Finalize) -> Any:
+            self._note_start()
             return await self._run(node, await self._finalize_input(record))
 
-        options = {"queue": QUEUE, "timeout": node.timeout_ms / 1000, **_retries(node.retry)}
+        timeout = _seconds(node.timeout_ms) if node.kind != "sleeping" else node.timeout_ms / 1000
+        options = {"queue": QUEUE, "timeout": timeout, **_retries(node.retry)}
         validate = self._validator(node)
         match node.kind:
             case "sleeping":
-                return self._app.sleeping(name=name, queue=QUEUE, timeout=options["timeout"])(body)
+                return self._app.sleeping(name=name, queue=QUEUE, timeout=timeout)(body)
             case "unregistered":
                 return _strangers.tasks.get(name) or _strangers.task(name=name)(body)
             case "sequence":
@@ -188,13 +192,14 @@ class Stage:
 
     # Bodies
 
+    def _note_start(self) -> None:
+        self.starts[current().execution_id, current().iteration] += 1
+
     async def _run(self, node: Node, value: Any) -> Any:
-        context = current()
-        self.starts[context.execution_id, context.iteration] += 1
         script = node.script
         if node.kind == "loop":
-            script = _at(node.iteration_scripts, context.iteration)
-        result = await self._do(_at(script, context.attempt - 1), value)
+            script = _at(node.iteration_scripts, current().iteration)
+        result = await self._do(_at(script, current().attempt - 1), value)
         if node.kind != "parent":
             return result
         children = [
@@ -272,6 +277,11 @@ class Stage:
         tree = Tree(self._scenario, ())
         told = None if error is None else tree.stored_error(error)
         return {"attempt": context.attempt - 1, "prevError": told}
+
+
+def _seconds(timeout_ms: float) -> float:
+    """A body's timeout, at least a second: a busy machine is no reason to time out."""
+    return max(timeout_ms / 1000, _SHORTEST)
 
 
 def _retries(retry: dict[str, Any] | None) -> Any:
