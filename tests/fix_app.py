@@ -10,13 +10,12 @@ import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from perdure import App, Worker
+from perdure import App
 
 PATIENCE = 20.0
 
@@ -27,18 +26,6 @@ async def app(db: str) -> AsyncIterator[App]:
     app = App(db)
     yield app
     await app.close()
-
-
-@asynccontextmanager
-async def working(app: App, **options: Any) -> AsyncIterator[Worker]:
-    """A worker that runs in this process meanwhile."""
-    worker = Worker(app, **{"install_signals": False, "drain_timeout": 5.0} | options)
-    running = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop()
-        await asyncio.wait_for(running, PATIENCE)
 
 
 async def eventually(is_so: Callable[[], Any], *, within: float = PATIENCE) -> Any:

@@ -51,6 +51,10 @@ class Session:
     def name(self) -> str:
         return self._name
 
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
     async def open(self, held: Iterable[int]) -> dict[int, int]:
         """Connects, and registers or resumes; returns the leases still held: id to token."""
         await self._disconnect()

@@ -262,6 +262,8 @@ class Worker:
         self._threads.shutdown()
         try:
             async with asyncio.timeout(_GRACE):
+                if self._reports and self._session.is_open:
+                    await self._session.exchange(self._take_reports(), 0, None, None)
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
             log.warning("leaving without a word: %s", _first_line(error))

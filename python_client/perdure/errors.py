@@ -231,7 +231,7 @@ class BodyError(Exception):
 class Fail(BodyError):
     """This attempt failed, by default without another one; `error_type` is stored with it."""
 
-    default_message = "Task failed"
+    default_message = "the body failed"
 
     def __init__(
         self, message: str | None = None, *, retryable: bool = False, error_type: str | None = None
@@ -244,7 +244,7 @@ class Fail(BodyError):
 class Retry(BodyError):
     """This attempt failed: try again while attempts are left, after `delay` (seconds) if given."""
 
-    default_message = "Task asked for a retry"
+    default_message = "the body asked for another attempt"
     is_retryable = True
 
     def __init__(
@@ -257,13 +257,13 @@ class Retry(BodyError):
 class Cancelled(BodyError):
     """The execution ends `cancelled`; also what `raise_if_cancelled()` raises."""
 
-    default_message = "Task execution cancelled"
+    default_message = "the execution was cancelled"
     default_type = "cancelled"
 
 
 class TimedOut(BodyError):
     """This attempt timed out: retried while attempts are left."""
 
-    default_message = "Task execution timed out"
+    default_message = "the attempt timed out"
     default_type = "timed_out"
     is_retryable = True

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from fix_app import eventually, working
+from fix_app import eventually
 from perdure import (
     Again,
     App,
@@ -28,6 +28,7 @@ from perdure import (
     errors,
 )
 from perdure.records import Outcome
+from perdure.testing import working
 
 
 @dataclass
@@ -126,13 +127,20 @@ class CardDeclined(Fail):
     ("raised", "status", "kind", "message", "retryable", "runs"),
     [
         (Fail("stop"), "failed", "Fail", "stop", False, 1),
-        (Fail(), "failed", "Fail", "Task failed", False, 1),
+        (Fail(), "failed", "Fail", "the body failed", False, 1),
         (Fail("x", retryable=True), "failed", "Fail", "x", True, 2),
         (Fail("gone", error_type="not_found"), "failed", "not_found", "gone", False, 1),
         (CardDeclined("no"), "failed", "CardDeclined", "no", False, 1),
         (Retry("busy", delay=0.01), "failed", "Retry", "busy", True, 2),
-        (Retry(delay=timedelta(0)), "failed", "Retry", "Task asked for a retry", True, 2),
-        (Cancelled(), "cancelled", "cancelled", "Task execution cancelled", False, 1),
+        (
+            Retry(delay=timedelta()),
+            "failed",
+            "Retry",
+            "the body asked for another attempt",
+            True,
+            2,
+        ),
+        (Cancelled(), "cancelled", "cancelled", "the execution was cancelled", False, 1),
         (Cancelled("enough"), "cancelled", "cancelled", "enough", False, 1),
         (TimedOut("slow"), "timed_out", "timed_out", "slow", True, 2),
         (SystemExit(3), "failed", "SystemExit", "3", True, 2),
@@ -194,7 +202,7 @@ async def test_an_async_body_is_interrupted_at_its_timeout(app: App) -> None:
     assert time.monotonic() - started < 5
     assert (ended.status, ended.error and ended.error.message) == (
         "timed_out",
-        "Task execution timed out",
+        "the attempt timed out",
     )
     assert seen == [True]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from fix_app import eventually, working
+from fix_app import eventually
 from perdure import App, Worker, by_name
+from perdure.testing import working
 
 
 class Gauge:

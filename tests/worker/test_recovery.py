@@ -13,10 +13,11 @@ from typing import Any
 import psycopg
 import pytest
 
-from fix_app import WorkerProcess, eventually, working
+from fix_app import WorkerProcess, eventually
 from perdure import App, Worker, _calls, _schema, current
 from perdure._reports import report
 from perdure._server import THROW_AWAY, LocalServer, find_binaries
+from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
 Conn = psycopg.Connection[Any]

@@ -9,8 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from fix_app import PATIENCE, WorkerProcess, eventually, working
+from fix_app import PATIENCE, WorkerProcess, eventually
 from perdure import App, Worker, by_name, current
+from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
 

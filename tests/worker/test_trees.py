@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from fix_app import working
 from perdure import App, Fail, Finalize, Spawn, by_name, current, errors, spawn
+from perdure.testing import working
 
 
 def define(app: App) -> None:
