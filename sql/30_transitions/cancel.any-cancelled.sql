@@ -8,6 +8,10 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
 as $$
 declare
   v_now timestamptz := perdure._clock();
