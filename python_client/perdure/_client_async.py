@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import select
 import time
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
@@ -329,14 +330,16 @@ class Client:
 
     async def wait(self, execution_id: int, timeout: float | None = None) -> Outcome:  # noqa: ASYNC109
         """How the execution ended, once it has; WaitTimedOut after `timeout` seconds."""
-        started, pause = time.monotonic(), _FIRST_PAUSE
+        give_up = math.inf if timeout is None else time.monotonic() + timeout
+        pause = _FIRST_PAUSE
         found = await self.outcomes([execution_id])
         if not found:
             await self.status(execution_id)
         while not found:
-            if timeout is not None and time.monotonic() + pause > started + timeout:
+            left = give_up - time.monotonic()
+            if left <= 0:
                 raise WaitTimedOut(f"execution {execution_id} had not ended after {timeout} s")
-            await aio.sleep(pause)
+            await aio.sleep(min(pause, left))
             pause = min(pause * 1.5, _LONGEST_PAUSE)
             found = await self.outcomes([execution_id])
         return found[0]

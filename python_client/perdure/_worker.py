@@ -389,7 +389,9 @@ class Worker:
         context = Context(id_, name, attempt, extra or {}, self._shutting_down)
         lease = _Lease(id_, token, self._app.tasks[name], input_, timeout_ms / 1000, context)
         self._leases[id_] = lease
-        if self._busy < self._concurrency:
+        if self._phase > _Phase.RUNNING:
+            self._hand_back(lease)  # the claim was under way when the worker was told to stop
+        elif self._busy < self._concurrency:
             self._begin(lease)
         else:
             self._backlog.append(lease)
@@ -516,8 +518,8 @@ class Worker:
                         _first_line(error),
                     )
                     is_failing, more = True, False
-                if not more:
-                    await asyncio.sleep(_SWEEP_EVERY * random.uniform(0.8, 1.2))
+                pause = _SWEEP_EVERY * random.uniform(0.8, 1.2)
+                await asyncio.sleep(_SHORTEST_PAUSE if more else pause)
         finally:
             await link.close()
 

@@ -6,11 +6,13 @@ import asyncio
 import threading
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from fix_app import PATIENCE, WorkerProcess, eventually
 from perdure import App, Worker, by_name, current
+from perdure._session import Session
 from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
@@ -131,6 +133,27 @@ async def test_cancelling_the_run_itself_hands_everything_back(app: App) -> None
         await running
     found = await handle.get()
     assert (found.status, found.attempt, found.crashes) == ("ready", 0, 0)
+
+
+async def test_what_arrives_after_the_stop_goes_back(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran = []
+    app.task(name="x")(lambda: ran.append(1))
+    handle = await app.enqueue("x")
+    real = Session.exchange
+
+    async def tardy(self: Session, *arguments: Any) -> Any:
+        reply = await real(self, *arguments)
+        if reply.claimed:
+            worker.stop()
+        return reply
+
+    monkeypatch.setattr(Session, "exchange", tardy)
+    worker = Worker(app, install_signals=False)
+    await worker.run()
+    found = await handle.get()
+    assert (found.status, found.attempt, ran) == ("ready", 0, [])
 
 
 async def test_an_idle_worker_stops_at_once(app: App) -> None:
