@@ -71,12 +71,14 @@ begin
       select r.id from perdure.running as r where r.id = any(held) and r.worker_id = v_worker.id
     );
   end if;
-  wait_ms := least(
+  select least(
     2147483647,
-    greatest(0, ceil(extract(epoch from (
-      select s.start_at from perdure.scheduled as s order by s.start_at, s.id limit 1
-    ) - perdure._clock()) * 1000))
-  );
+    greatest(0, ceil(extract(epoch from s.start_at - perdure._clock()) * 1000))
+  )
+  into wait_ms
+  from perdure.scheduled as s
+  order by s.start_at, s.id
+  limit 1;
   more := v_made > 0 or coalesce(more, false);
 end
 $$;
