@@ -89,6 +89,29 @@ def test_nothing_happens_at_import() -> None:
     subprocess.run([sys.executable, "-c", script], check=True)
 
 
+def test_dataclasses_need_no_pydantic() -> None:
+    script = """
+import sys
+sys.modules["pydantic"] = None
+from dataclasses import dataclass
+from perdure import App
+
+@dataclass
+class Order:
+    id: int
+
+app = App()
+
+@app.task
+def ship(order: Order) -> Order:
+    return order
+
+assert ship.call(Order(1)).input == b'{"order":{"id":1}}'
+assert ship.binding.read_output({"id": 1}) == Order(1)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_wrong_arguments_fail_in_the_editor(tmp_path: Path) -> None:
     script = tmp_path / "typed.py"
     script.write_text(TYPED)

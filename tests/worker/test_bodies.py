@@ -391,6 +391,26 @@ async def test_a_running_body_is_cancelled_within_a_second(app: App, style: str)
     assert (await handle.get()).status == "cancelled"
 
 
+async def test_a_deadline_interrupts_a_running_body(app: App) -> None:
+    ended = asyncio.Event()
+
+    @app.task
+    async def long() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.set()
+
+    async with working(app):
+        handle = await app.enqueue(long, deadline=0.3)
+        outcome = await handle.wait(10)
+        await asyncio.wait_for(ended.wait(), 5)
+    assert (outcome.status, outcome.error and outcome.error.type) == (
+        "timed_out",
+        "deadline_exceeded",
+    )
+
+
 async def test_a_body_that_ignores_its_cancellation_changes_nothing(
     app: App, caplog: pytest.LogCaptureFixture
 ) -> None:
