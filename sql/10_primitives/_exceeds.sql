@@ -1,6 +1,6 @@
 -- One character of stored jsonb prints as six at most (\u0001), and every other value prints
--- shorter than it is stored: so small values are passed without being printed. Stable, for only then
--- can it be inlined.
+-- shorter than it is stored: so small values are passed without being printed. Stable, for only
+-- then can it be inlined.
 
 create or replace function perdure._exceeds(p_value jsonb, p_limit int) returns boolean
 language sql

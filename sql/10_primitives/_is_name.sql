@@ -5,7 +5,8 @@ language sql
 immutable
 parallel safe
 as $$
-  select pg_catalog.char_length(p_name) between 1 and 255 and p_name !~ '[\u0001-\u001f\u007f-\u009f]'
+  select pg_catalog.char_length(p_name) between 1 and 255
+    and p_name !~ '[\u0001-\u001f\u007f-\u009f]'
 $$;
 
 comment on function perdure._is_name(text) is

@@ -11,7 +11,7 @@ begin
     raise exception 'a transition needs isolation level read committed, this transaction has %',
       current_setting('transaction_isolation')
       using errcode = 'QD010',
-        hint = 'Call it in a transaction of its own. enqueue and the reading functions run at any level.';
+        hint = 'Call it in a transaction of its own; enqueue and reading run at any level.';
   end if;
 end
 $$;

@@ -16,4 +16,5 @@ comment on table perdure.key is
 'Keys in force: scope (the task, unless another was given) and key lead to one execution.';
 comment on column perdure.key.keep_ms is
 'Milliseconds that the key outlives its execution; 0: it goes with it; null: for ever.';
-comment on column perdure.key.until is 'When it lapses; null while the execution lives or for ever.';
+comment on column perdure.key.until is
+'When it lapses; null while the execution lives or for ever.';

@@ -38,7 +38,8 @@ comment on table perdure.ready is
 comment on column perdure.ready.token is
 'Number of claims and revocations so far; the next lease gets a higher one, so no report repeats.';
 comment on column perdure.ready.attempts is 'Attempts used up.';
-comment on column perdure.ready.crashes is 'Crashes: attempts whose worker died; a budget of its own.';
+comment on column perdure.ready.crashes is
+'Crashes: attempts whose worker died; a budget of its own.';
 comment on column perdure.ready.iteration is 'How often `again` was reported.';
 comment on column perdure.ready.bytes is 'Size of the input, for the byte budget of a claim.';
 comment on column perdure.ready.input is 'Input given by `again`; it goes before the original one.';

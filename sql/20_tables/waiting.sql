@@ -38,6 +38,7 @@ comment on table perdure.waiting is
 'Room of parked executions: status sleeping, waiting_for_children or waiting_for_finalize.';
 comment on column perdure.waiting.generation is
 'Which parking of this execution it is; only children of the same generation count.';
-comment on column perdure.waiting.active is 'Children (or step, or finalize) that have not told yet.';
+comment on column perdure.waiting.active is
+'Children (or step, or finalize) that have not told yet.';
 comment on column perdure.waiting.step is 'Position of the step that runs.';
 comment on column perdure.waiting.has_failed is 'A child ended otherwise than completed.';

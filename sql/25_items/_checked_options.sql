@@ -41,7 +41,9 @@ begin
   elsif p.deadline_at <= p.start_at then
     p.code := 'QD025';
     p.message := format('the deadline is before the start: %s', p.deadline_at);
-  elsif exists (select from unnest(p.tags) as t (tag) where perdure._is_name(t.tag) is not true) then
+  elsif exists (
+    select from unnest(p.tags) as t (tag) where perdure._is_name(t.tag) is not true
+  ) then
     p.code := 'QD020';
     p.message := 'a tag has 1 to 255 characters and no control characters';
   end if;

@@ -35,8 +35,8 @@ begin
     insert into perdure.execution (
       id, parent_id, root_id, created_at, start_at, deadline_at, timeout_ms, retry_multiplier,
       retry_jitter, retry_delay_ms, retry_max_delay_ms, parent_generation, position, max_attempts,
-      max_crashes, priority, is_linear, is_sleeping, is_finalize, task, queue, key, key_scope, input,
-      headers, tags
+      max_crashes, priority, is_linear, is_sleeping, is_finalize, task, queue, key, key_scope,
+      input, headers, tags
     )
     select
       i.id, p_parent_id, coalesce(v_parent.root_id, i.id), p_now, i.start_at, i.until, i.timeout_ms,
@@ -71,7 +71,8 @@ begin
       attempts, crashes, iteration, is_keyed, phase, task
     )
     select
-      i.id, p_now, p_now, i.until, p_parent_id, p_generation, 0, 0, 0, 0, 0, 0, true, 'sleep', i.task
+      i.id, p_now, p_now, i.until, p_parent_id, p_generation, 0, 0, 0, 0, 0, 0, true, 'sleep',
+      i.task
     from item as i
     where i.is_sleeping
   )

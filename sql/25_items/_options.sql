@@ -75,7 +75,8 @@ begin
       when 'retry_jitter' then v.retry_jitter := v_text::double precision;
       when 'sleeping' then v.is_sleeping := v_text::boolean;
       when 'headers' then v.headers := v_value;
-      when 'tags' then v.tags := array(select t.tag from jsonb_array_elements_text(v_value) as t (tag));
+      when 'tags' then
+        v.tags := array(select t.tag from jsonb_array_elements_text(v_value) as t (tag));
       else
         v.code := 'QD026';
         v.message := format('unknown field %s', left(v_field, 80));
@@ -97,4 +98,5 @@ end
 $$;
 
 comment on function perdure._options(jsonb, timestamptz) is
-'The optional fields of an item, typed; null where not given; code and message where one is refused.';
+'The optional fields of an item, typed; null where not given; code and message where one is
+refused.';

@@ -20,8 +20,10 @@ begin
   ), known as materialized (
     select
       g.n,
-      coalesce(o.code, case when jsonb_typeof(g.item -> 'task') is distinct from 'string' then 'QD021' end)
-        as code,
+      coalesce(
+        o.code,
+        case when jsonb_typeof(g.item -> 'task') is distinct from 'string' then 'QD021' end
+      ) as code,
       coalesce(o.message, 'an item is an object with a task') as message,
       g.item ->> 'task' as task,
       coalesce(o.queue, t.queue, 'default') as queue,

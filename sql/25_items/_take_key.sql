@@ -13,7 +13,8 @@ begin
   for v_try in 1 .. 100 loop  -- each turn lost a race against another transaction's commit
     insert into perdure.key (scope, key, id, keep_ms)
     values (
-      p_item.key_scope, p_item.key, p_item.id, case when not p_item.is_kept_ever then p_item.keep_ms end
+      p_item.key_scope, p_item.key, p_item.id,
+      case when not p_item.is_kept_ever then p_item.keep_ms end
     )
     on conflict do nothing;
     if found then

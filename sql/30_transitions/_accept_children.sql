@@ -26,14 +26,16 @@ begin
   limit 1;
   if v_bad.code is not null then
     code := 'QD027';
-    message := format('child %s (%s): %s [%s]', v_bad.position, v_bad.task, v_bad.message, v_bad.code);
+    message := format(
+      'child %s (%s): %s [%s]', v_bad.position, v_bad.task, v_bad.message, v_bad.code
+    );
     return;
   end if;
   if p_finalize is not null then
     v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now))[1];
     if v_finalize.code is not null or v_finalize.is_sleeping or v_finalize.key is not null then
       code := 'QD027';
-      message := format('finalize: %s', coalesce(v_finalize.message, 'it cannot sleep or have a key'));
+      message := 'finalize: ' || coalesce(v_finalize.message, 'it cannot sleep or have a key');
       return;
     end if;
   end if;

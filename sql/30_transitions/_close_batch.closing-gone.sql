@@ -1,6 +1,6 @@
 -- _close_batch: closing -> gone
--- Locks: rows of closing, SKIP LOCKED; room rows, SKIP LOCKED. What it still cannot do it writes down
--- again.
+-- Locks: rows of closing, SKIP LOCKED; room rows, SKIP LOCKED. What it still cannot do it writes
+-- down again.
 
 create or replace function perdure._close_batch(
   p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]

@@ -1,8 +1,7 @@
 -- _decrement: waiting -> any
 -- One parent, told once.
--- Locks: its waiting row; who is not patient leaves a locked one to closing.
--- A counter that does not match is reported and set from the children: damage must not fail the batch
--- that found it.
+-- Locks: its waiting row; who is not patient leaves a locked one to closing. A counter that does
+-- not match is reported and set from the children: damage must not fail the batch that found it.
 
 create or replace function perdure._decrement(
   p_told perdure._telling, p_is_patient boolean, p_now timestamptz,
@@ -63,7 +62,8 @@ begin
     values (
       'end', v_parent.id, v_parent.generation, -1, 'cancelled',
       jsonb_build_object(
-        'type', 'cancelled', 'message', 'a sibling failed and the parent fails fast', 'retryable', false
+        'type', 'cancelled', 'message', 'a sibling failed and the parent fails fast',
+        'retryable', false
       ),
       p_now
     );

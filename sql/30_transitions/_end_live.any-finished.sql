@@ -2,8 +2,8 @@
 -- Whatever lives is cancelled or timed_out, from outside.
 -- Locks: room rows, SKIP LOCKED: it may be called by one who holds an ancestor's row. One statement
 -- per room, each with a fresh snapshot, so an execution that moves meanwhile may be missed: the
--- caller looks again, or leaves it to closing. The recorded token is one more than any lease had, so
--- a late report is told that its lease is gone.
+-- caller looks again, or leaves it to closing. The recorded token is one more than any lease had,
+-- so a late report is told that its lease is gone.
 
 create or replace function perdure._end_live(
   p_ids bigint[], p_status text, p_error jsonb, p_now timestamptz,

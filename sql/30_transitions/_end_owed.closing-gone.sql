@@ -1,7 +1,7 @@
 -- _end_owed: closing -> gone
 -- One debt of kind `end`: the execution itself, if it lives, and then its descendants.
--- Locks: room rows, SKIP LOCKED. A debt with a position is about the children only: the execution has
--- ended, or (fail_fast) it waits and stays.
+-- Locks: room rows, SKIP LOCKED. A debt with a position is about the children only: the execution
+-- has ended, or (fail_fast) it waits and stays.
 
 create or replace function perdure._end_owed(
   p_debt perdure.closing, p_limit int, p_now timestamptz,

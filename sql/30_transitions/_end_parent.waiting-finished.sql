@@ -14,7 +14,8 @@ begin
     delete from perdure.waiting as w where w.id = p_parent.id returning w.*
   )
   insert into perdure.finished (
-    id, started_at, finished_at, worker_id, token, attempts, crashes, iteration, status, output, error
+    id, started_at, finished_at, worker_id, token, attempts, crashes, iteration, status, output,
+    error
   )
   select
     g.id, g.started_at, p_now, g.worker_id, g.token, g.attempts + (g.phase <> 'sleep')::int,
@@ -33,7 +34,9 @@ begin
   delete from perdure.step as s where s.parent_id = p_parent.id;
   perform perdure._forget(
     case when p_parent.is_keyed then array[p_parent.id] end,
-    case when p_parent.deadline_at is not null or p_parent.phase = 'sleep' then array[p_parent.id] end,
+    case
+      when p_parent.deadline_at is not null or p_parent.phase = 'sleep' then array[p_parent.id]
+    end,
     p_now
   );
   return case

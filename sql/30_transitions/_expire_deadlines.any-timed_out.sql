@@ -1,7 +1,8 @@
 -- _expire_deadlines: any -> timed_out
 -- Any live status, by a deadline or a sleeper's time-out.
 -- Locks: one row of deadline after the other, and after each the room rows of its execution and the
--- descendants; all SKIP LOCKED. A row of deadline that it locked it deletes: _forget relies on that.
+-- descendants; all SKIP LOCKED. A row of deadline that it locked it deletes: _forget relies on
+-- that.
 
 create or replace function perdure._expire_deadlines(
   p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]

@@ -31,7 +31,10 @@ begin
   end if;
   v_amount := jsonb_array_length(v_children);
   v_is_sequence := v_is_sequence and v_amount > 0;
-  if v_is_sequence and jsonb_typeof(v_children -> 0) = 'object' and not v_children -> 0 ? 'input' then
+  if v_is_sequence
+    and jsonb_typeof(v_children -> 0) = 'object'
+    and not v_children -> 0 ? 'input'
+  then
     v_children := jsonb_set(v_children, '{0,input}', coalesce(v_output, 'null'));
   end if;
   select a.items, a.code, a.message into v_items, code, message

@@ -3,7 +3,8 @@
 -- Locks: none but the new rows. The one way back to the line: retry, again, release, recovery,
 -- redrive.
 
-create or replace function perdure._place(p_rows perdure.scheduled[], p_now timestamptz) returns void
+create or replace function perdure._place(p_rows perdure.scheduled[], p_now timestamptz)
+returns void
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp

@@ -96,6 +96,6 @@ end
 $$;
 
 comment on function perdure._record(perdure.worker, jsonb) is
-'Applies a batch of outcomes, each judged alone. results: a JSON array of those that were not plainly
-recorded ({id, token, result, code, message}); tellings: what decrement_parents() still has to do,
-as the transaction''s last step.';
+'Applies a batch of outcomes, each judged alone. results: a JSON array of those that were not
+plainly recorded ({id, token, result, code, message}); tellings: what decrement_parents() still has
+to do, as the transaction''s last step.';

@@ -1,6 +1,6 @@
 -- Outcomes that changed nothing, and why. A token whose outcome is recorded stands in finished, in
--- attempt, or with the room row to which that outcome led; a lease that was taken away left a higher
--- token there.
+-- attempt, or with the room row to which that outcome led; a lease that was taken away left a
+-- higher token there.
 
 create or replace function perdure._refusals(
   p_outcomes jsonb, p_done bigint[], p_rest perdure.running[]

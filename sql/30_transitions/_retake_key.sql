@@ -24,7 +24,8 @@ begin
   v_item.is_kept_ever := false;
   v_holder := perdure._take_key(v_item, p_now);
   if v_holder <> p_fact.id then
-    raise exception 'the key % of execution % is held by execution %', p_fact.key, p_fact.id, v_holder
+    raise exception 'the key % of execution % is held by execution %',
+      p_fact.key, p_fact.id, v_holder
       using errcode = 'QD003';
   end if;
 end

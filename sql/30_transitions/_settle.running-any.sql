@@ -87,7 +87,9 @@ begin
   into v_next, v_ended, v_keyed, v_timed, v_tellings
   from judged as j;
 
-  if coalesce(cardinality(v_next), 0) + coalesce(cardinality(v_ended), 0) <> cardinality(p_rows) then
+  if coalesce(cardinality(v_next), 0) + coalesce(cardinality(v_ended), 0)
+    <> cardinality(p_rows)
+  then
     raise exception 'moved % executions out of running, settled %', cardinality(p_rows),
       coalesce(cardinality(v_next), 0) + coalesce(cardinality(v_ended), 0)
       using errcode = 'QD040';
@@ -98,6 +100,8 @@ begin
 end
 $$;
 
-comment on function perdure._settle(perdure.running[], text[], jsonb[], bigint[], int, timestamptz) is
+comment on function perdure._settle(
+  perdure.running[], text[], jsonb[], bigint[], int, timestamptz
+) is
 'Retries or ends executions whose attempt was not a success; statuses, errors and delays (ms, null:
 by policy) stand in parallel arrays. Returns what their parents have to be told.';

@@ -1,9 +1,10 @@
 -- _tell: waiting -> any
 -- Waiting with fewer active children, and where none is left: the parent's next phase or its end,
--- which is told to its own parent in turn. The last step of every transaction that ended executions.
+-- which is told to its own parent in turn. The last step of every transaction that ended
+-- executions.
 -- Locks: waiting rows, one at a time, in strictly descending id (a parent is older than its
--- children), so two climbs can wait for each other but never in a circle. Whoever holds a room row of
--- an execution may wait upwards like this, never downwards. Housekeeping ends executions of many
+-- children), so two climbs can wait for each other but never in a circle. Whoever holds a room row
+-- of an execution may wait upwards like this, never downwards. Housekeeping ends executions of many
 -- trees in one transaction, so no order of its waits would be safe: it is not patient, and leaves a
 -- parent whose row is locked to closing. Bounded: after 1000 parents the rest is left to closing.
 

@@ -25,8 +25,8 @@ begin
   from perdure._end(
     cancel.id, 'cancelled',
     jsonb_build_object(
-      'type', 'cancelled', 'message', coalesce(left(cancel.reason, 10000), 'the execution was cancelled'),
-      'retryable', false
+      'type', 'cancelled', 'retryable', false,
+      'message', coalesce(left(cancel.reason, 10000), 'the execution was cancelled')
     ),
     v_now
   ) as e;

@@ -56,7 +56,10 @@ begin
       'max_crashes', enqueue.max_crashes,
       'tags', enqueue.tags
     )) || jsonb_build_object('input', coalesce(enqueue.input, 'null'))
-    || case when enqueue.headers is null then '{}' else jsonb_build_object('headers', enqueue.headers) end
+    || case
+      when enqueue.headers is null then '{}'
+      else jsonb_build_object('headers', enqueue.headers)
+    end
   )) as r;
   if v_result.code is not null then
     raise exception 'cannot enqueue %: %', coalesce(enqueue.task, 'null'), v_result.message

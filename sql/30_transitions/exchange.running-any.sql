@@ -53,7 +53,9 @@ begin
     end if;
     if want > 0 then
       select
-        json_agg(json_build_array(c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra)),
+        json_agg(json_build_array(
+          c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
+        )),
         jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id)),
         -- fewer than wanted: the head of the line was not looked at, or the byte budget was used up
         count(*) < want and (after is not null or sum(c.bytes) >= (

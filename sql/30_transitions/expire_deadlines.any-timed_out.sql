@@ -12,7 +12,8 @@ declare
   v_done record;
 begin
   perform perdure._require_read_committed();
-  select d.* into v_done from perdure._expire_deadlines(expire_deadlines.max, perdure._clock()) as d;
+  select d.* into v_done
+  from perdure._expire_deadlines(expire_deadlines.max, perdure._clock()) as d;
   perform perdure._tell(v_done.tellings, false);
   return v_done.amount;
 end

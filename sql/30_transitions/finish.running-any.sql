@@ -38,7 +38,7 @@ end
 $$;
 
 comment on function perdure.finish(uuid, jsonb) is
-'Reports a JSON array of outcomes ({"id", "token", "outcome", …}: docs/reference/sql.md). One row for
-each: recorded, already (this token''s outcome was recorded before), cancelled, lost (QD008: the
+'Reports a JSON array of outcomes ({"id", "token", "outcome", …}: docs/reference/sql.md). One row
+for each: recorded, already (this token''s outcome was recorded before), cancelled, lost (QD008: the
 lease is not held), failed or invalid (the outcome was unacceptable, so the execution ended failed;
 code and message say why). Raises QD007, QD010, QD028 (not an array).';

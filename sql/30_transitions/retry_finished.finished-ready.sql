@@ -1,7 +1,7 @@
 -- retry_finished: finished -> ready
 -- Every end; a sleeper sleeps again.
--- Locks: the row in finished; its key; last its parent's waiting row upwards. The old outcome goes to
--- attempt. The execution belongs to its parent again only if that one still waits for this very
+-- Locks: the row in finished; its key; last its parent's waiting row upwards. The old outcome goes
+-- to attempt. The execution belongs to its parent again only if that one still waits for this very
 -- generation; otherwise it is refused, or runs on its own when `detach` is given.
 
 create or replace function perdure.retry_finished(id bigint, detach boolean default false)
@@ -52,8 +52,8 @@ begin
     )
     values (
       v_fact.id, v_now, v_now, v_deadline, v_parent_id,
-      case when v_parent_id is not null then v_fact.parent_generation end, 0, 0, v_old.token + 1, 0, 0,
-      0, true, 'sleep', v_fact.task
+      case when v_parent_id is not null then v_fact.parent_generation end, 0, 0, v_old.token + 1,
+      0, 0, 0, true, 'sleep', v_fact.task
     );
   else
     perform perdure._place(array[row(
@@ -77,7 +77,7 @@ end
 $$;
 
 comment on function perdure.retry_finished(bigint, boolean) is
-'Runs an ended execution anew: attempts and crashes start at 0, the old outcome is kept in attempt. A
-parent runs its body again and may spawn anew. Raises QD001, QD003 (its key was taken), QD005 (its
-parent has ended or moved on: `detach` lets a child run without it; a finalize cannot), QD006 (it has
-not finished), QD010, QD012 (its tree is still being told).';
+'Runs an ended execution anew: attempts and crashes start at 0, the old outcome is kept in attempt.
+A parent runs its body again and may spawn anew. Raises QD001, QD003 (its key was taken), QD005 (its
+parent has ended or moved on: `detach` lets a child run without it; a finalize cannot), QD006 (it
+has not finished), QD010, QD012 (its tree is still being told).';

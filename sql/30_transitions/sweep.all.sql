@@ -48,5 +48,5 @@ $$;
 comment on function perdure.sweep(text, int) is
 'One bounded pass of housekeeping: moves due executions to ready, recovers lost leases, ends what is
 past its deadline, tells parents and cancels descendants, sets aside what no worker knows, drops
-lapsed keys. Safe to call from anywhere, at any time, by any number of callers. `channel`: a queue to
-which setting aside is limited. more: call again at once. Raises QD010.';
+lapsed keys. Safe to call from anywhere, at any time, by any number of callers. `channel`: a queue
+to which setting aside is limited. more: call again at once. Raises QD010.';

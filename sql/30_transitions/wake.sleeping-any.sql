@@ -34,7 +34,8 @@ begin
   order by e.key_scope desc, e.key desc, e.id desc
   limit 1;
   if v_id is null then
-    raise exception 'no execution of % ever had the key %', wake.task, wake.key using errcode = 'QD002';
+    raise exception 'no execution of % ever had the key %', wake.task, wake.key
+      using errcode = 'QD002';
   end if;
   select k.id into v_live_id
   from perdure.key as k
@@ -61,7 +62,8 @@ begin
       perform perdure._tell(array[v_telling], true);
     end if;
   elsif not exists (select from perdure.finished as f where f.id = v_id) then
-    raise exception 'execution % with the key % does not sleep', v_id, wake.key using errcode = 'QD004';
+    raise exception 'execution % with the key % does not sleep', v_id, wake.key
+      using errcode = 'QD004';
   end if;
   return (
     select row(f.id, f.status, f.output, f.error, v_sleeper.id is not null)::perdure.woken
@@ -73,5 +75,5 @@ $$;
 
 comment on function perdure.wake(text, text, jsonb, jsonb, text) is
 'Wakes the sleeping execution of `task` that has this key: it completes with `output`, or fails with
-`error` when one is given. Where it ended before, its outcome is returned unchanged (is_woken false).
-Raises QD002 (no such key), QD004 (its execution is not a sleeper), QD010, QD022.';
+`error` when one is given. Where it ended before, its outcome is returned unchanged (is_woken
+false). Raises QD002 (no such key), QD004 (its execution is not a sleeper), QD010, QD022.';

@@ -20,7 +20,8 @@ begin
       using errcode = 'QD007', hint = 'Register anew with perdure.register_worker.';
   end if;
   if p_call < v_worker.least_call then
-    raise exception 'call % was sent before this worker resumed with call %', p_call, v_worker.least_call
+    raise exception 'call % was sent before this worker resumed with call %',
+      p_call, v_worker.least_call
       using errcode = 'QD009';
   end if;
   return v_worker;

@@ -1,7 +1,7 @@
--- Executions of a task that no live worker of their queue knows would be stepped over by every claim:
--- they are set aside until such a worker comes. A queue without any live worker is left alone, for
--- nobody claims there. The head of the line is looked at: only if something foreign stands in its
--- first 1000 rows, the first p_max.
+-- Executions of a task that no live worker of their queue knows would be stepped over by every
+-- claim: they are set aside until such a worker comes. A queue without any live worker is left
+-- alone, for nobody claims there. The head of the line is looked at: only if something foreign
+-- stands in its first 1000 rows, the first p_max.
 -- Locks: rows of ready, SKIP LOCKED.
 
 create or replace function perdure._set_aside(p_queue text, p_max int) returns int

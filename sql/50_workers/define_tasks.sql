@@ -1,5 +1,5 @@
--- define_tasks: publishes defaults, so that psql and every client enqueue alike. Rows that would not
--- change are not written. Executions that exist keep what they were enqueued with.
+-- define_tasks: publishes defaults, so that psql and every client enqueue alike. Rows that would
+-- not change are not written. Executions that exist keep what they were enqueued with.
 
 create or replace function perdure.define_tasks(tasks jsonb) returns int
 language plpgsql
@@ -23,12 +23,14 @@ begin
     order by t.value ->> 'name'
   loop
     v := perdure._options(v_task - array['name', 'deadline'], v_now);
-    if v.code is null and v_task ?| array['key', 'key_for', 'key_scope', 'delay', 'run_at', 'headers']
+    if v.code is null
+      and v_task ?| array['key', 'key_for', 'key_scope', 'delay', 'run_at', 'headers']
     then
       v.code := 'QD026';
       v.message := 'key, key_for, key_scope, delay, run_at and headers belong to one execution';
     elsif v.code is null and (
-      perdure._is_name(v_task ->> 'name') is not true or not coalesce(perdure._is_name(v.queue), true)
+      perdure._is_name(v_task ->> 'name') is not true
+      or not coalesce(perdure._is_name(v.queue), true)
     ) then
       v.code := 'QD020';
       v.message := 'a task and its queue have names of 1 to 255 characters';
@@ -68,6 +70,7 @@ end
 $$;
 
 comment on function perdure.define_tasks(jsonb) is
-'Publishes task defaults: an array of {"name", and any of queue, priority, max_attempts, max_crashes,
-timeout, deadline (a duration), retry_delay, retry_max_delay, retry_multiplier, retry_jitter,
-retry_backoff, sleeping, tags}. All or none. Returns how many changed. Raises QD020 to QD026.';
+'Publishes task defaults: an array of {"name", and any of queue, priority, max_attempts,
+max_crashes, timeout, deadline (a duration), retry_delay, retry_max_delay, retry_multiplier,
+retry_jitter, retry_backoff, sleeping, tags}. All or none. Returns how many changed. Raises QD020 to
+QD026.';

@@ -20,7 +20,7 @@ begin
       select from unnest(queues || tasks) as n (name) where perdure._is_name(n.name) is not true
     )
   then
-    raise exception 'a worker has a name, at least one queue, and tasks, of 1 to 255 characters each'
+    raise exception 'a worker has a name, a queue or more, and tasks, of 1 to 255 characters each'
       using errcode = 'QD020';
   end if;
   insert into perdure.worker (name, queues, tasks, info, registered_at)

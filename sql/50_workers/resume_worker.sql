@@ -1,7 +1,7 @@
 -- resume_worker: the same incarnation on a new session
--- Locks: the session advisory lock; the worker's row, FOR UPDATE: an exchange that is still under way
--- on the old session is waited for, and one that arrives later has too low a call number. So what is
--- listed here is the whole truth.
+-- Locks: the session advisory lock; the worker's row, FOR UPDATE: an exchange that is still under
+-- way on the old session is waited for, and one that arrives later has too low a call number. So
+-- what is listed here is the whole truth.
 
 create or replace function perdure.resume_worker(
   worker uuid, held bigint[] default null, call bigint default 0
@@ -49,4 +49,5 @@ $$;
 comment on function perdure.resume_worker(uuid, bigint[], bigint) is
 'Takes an incarnation over to this session. Leases that are not in `held` (their claim''s reply was
 lost) go back to ready unharmed; the others are returned. Exchanges with a call number below `call`
-are refused from now on. Raises QD007 (register anew), QD009 (the old session is still there), QD010.';
+are refused from now on. Raises QD007 (register anew), QD009 (the old session is still there),
+QD010.';

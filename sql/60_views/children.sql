@@ -1,5 +1,5 @@
--- What a finalize reads: the outcomes of the children, in the order given, page by page. The limit in
--- the lateral keeps the planner from joining the whole view: each child is a probe by id.
+-- What a finalize reads: the outcomes of the children, in the order given, page by page. The limit
+-- in the lateral keeps the planner from joining the whole view: each child is a probe by id.
 
 create or replace function perdure.children(
   parent bigint, generation int default null, after int default -1, max int default 1000

@@ -1,5 +1,6 @@
 -- Every invariant of the engine as one query: one statement, one snapshot, so it is true at any
--- moment, under any load. It reads everything: meant for tests and for a DBA's doubt, not for a loop.
+-- moment, under any load. It reads everything: meant for tests and for a DBA's doubt, not for a
+-- loop.
 
 create or replace function perdure.fsck() returns table (invariant text, id bigint, detail text)
 language sql
@@ -92,7 +93,8 @@ as $$
   from perdure.waiting as w
   where w.phase <> 'sleep' and w.active = 0
   union all
-  select 'a live child has a waiting parent of its generation', l.id, format('parent %s', l.parent_id)
+  select 'a live child has a waiting parent of its generation', l.id,
+    format('parent %s', l.parent_id)
   from room as l
   where l.parent_id is not null
     and not exists (
