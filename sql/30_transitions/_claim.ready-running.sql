@@ -36,6 +36,7 @@ begin
       v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
     end if;
     continue when cardinality(v_ids) = 0;
+    v_now := perdure._clock();  -- after the candidates were seen: none of them is younger
     return query
     with taken as (
       delete from perdure.ready as r where r.id = any(v_ids) returning r.*
@@ -71,7 +72,8 @@ begin
       )
       select f.id, v_now, f.token + 1, f.attempts, f.crashes, f.iteration, 'failed',
         jsonb_build_object(
-          'type', 'no_facts', 'message', 'the row in perdure.execution is missing', 'retryable', false
+          'type', 'no_facts', 'message', 'the row in perdure.execution is missing',
+          'retryable', false
         )
       from found as f
       where not f.has_facts
