@@ -70,8 +70,15 @@ def test_every_word_in_a_file_name_is_known() -> None:
     assert {word for edge in edges().values() for word in edge} <= set(PLACES)
 
 
-@pytest.mark.parametrize("function", edges())
-def test_every_edge_has_its_arrow(function: str) -> None:
+def test_every_internal_edge_is_named_beside_the_public_ones_that_go_through_it() -> None:
+    table = README.split("The moving is done by internal functions")[1].split("## ")[0]
+    internal = {function for function in edges() if function.startswith("_")}
+    helpers = {path.stem for path in FILES if path.stem.startswith("_")}
+    assert internal <= set(re.findall(r"`(_\w+)`", table)) <= internal | helpers
+
+
+@pytest.mark.parametrize("function", [name for name in edges() if not name.startswith("_")])
+def test_every_public_edge_has_its_arrow(function: str) -> None:
     start, end = edges()[function]
     mine = [(a, b) for a, b, functions in arrows() if function in functions]
     assert mine, f"{function} is on no arrow"
@@ -85,8 +92,8 @@ def test_every_name_on_an_arrow_is_an_edge_and_every_arrow_has_a_public_one() ->
         assert set(functions) <= set(edges()), (start, end)
         assert len(functions) == len(set(functions)), (start, end)
         is_public = any(not function.startswith("_") for function in functions)
-        # moved by claims and sweeps; `_place` is a step of the edges beside it
-        assert is_public or (start, end) in {("scheduled", "ready"), ("ready", "scheduled")}
+        # moved by claims and sweeps
+        assert is_public or (start, end) == ("scheduled", "ready")
 
 
 def test_the_states_of_the_diagram_are_those_of_the_tables(engine: Engine) -> None:

@@ -1,4 +1,4 @@
--- _place: ready -> scheduled
+-- _place: any -> ready
 -- Out of another room, into ready, or into scheduled when due later.
 -- Locks: none but the new rows. The one way back to the line: retry, again, release, recovery,
 -- redrive.
