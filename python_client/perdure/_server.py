@@ -111,7 +111,7 @@ def find_running(folder: Path = DEFAULT_FOLDER) -> str | None:
     """The DSN of the server that runs in this folder, None where none does."""
     with contextlib.suppress(OSError, ValueError, KeyError):
         told = json.loads((folder / "server.json").read_text())
-        if _status(folder / "data") == "ready":
+        if _is_alive(told["owner"]) and _status(folder / "data") == "ready":
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.connect(f"{told['sockets']}/.s.PGSQL.5432")
             return str(told["dsn"])
@@ -184,8 +184,9 @@ class LocalServer:
         self.stop()
 
     def _await_end_of_former(self) -> None:
+        """A server that is there without being of use is about to stop."""
         end = time.monotonic() + _PATIENCE
-        while _status(self.data) not in (None, "ready") and time.monotonic() < end:
+        while _status(self.data) and not find_running(self.folder) and time.monotonic() < end:
             time.sleep(0.02)
 
     def _launch(self) -> None:
@@ -198,6 +199,7 @@ class LocalServer:
         told = {
             "dsn": f"postgresql://postgres@/postgres?host={self._sockets}",
             "sockets": str(self._sockets),
+            "owner": os.getpid(),
         }
         _write(self.folder / "server.json", json.dumps(told))
         log = self.folder / "log"
@@ -303,10 +305,19 @@ def _status(data: Path) -> str | None:
     """What the server of this data folder is: starting, ready, stopping; None: not there."""
     with contextlib.suppress(OSError, ValueError, IndexError):
         lines = (data / "postmaster.pid").read_text().splitlines()
-        with contextlib.suppress(PermissionError):  # another user's, so it lives
-            os.kill(int(lines[0]), 0)
-        return lines[7].strip() if len(lines) > 7 else "starting"
+        if _is_alive(int(lines[0])):
+            return lines[7].strip() if len(lines) > 7 else "starting"
     return None
+
+
+def _is_alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:  # another user's, so it lives
+        return True
+    return True
 
 
 def _private_folder(path: Path | None, identity: dict[str, Any]) -> Path:
