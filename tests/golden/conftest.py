@@ -6,6 +6,7 @@ from collections import Counter
 
 import pytest
 
+from fix_app import app as app
 from golden.freedoms import REASONS, Freedom
 
 

@@ -274,8 +274,8 @@ class Stage:
     async def _context(self) -> Json:
         context = current()
         error = context.previous_error
-        tree = Tree(self._scenario, ())
-        told = None if error is None else tree.stored_error(error)
+        tree = Tree(self._scenario, (), use=self.use)
+        told = None if error is None else tree.previous_error(error)
         return {"attempt": context.attempt - 1, "prevError": told}
 
 

@@ -175,7 +175,7 @@ class Tree:
         """The error of an execution that ended otherwise than completed."""
         row, node = self.rows[path], self.nodes[path]
         assert row.error is not None, f"{path} ended {row.status} without an error"
-        told = self.stored_error(row.error)
+        told = self._plain(row.error)
         message = told["message"]
         status = self.status(path)
         if node.kind == "loop" and status == "finalize_failed":
@@ -205,10 +205,15 @@ class Tree:
             return {"errorType": "not_found", "message": text, "isRetryable": False}
         return {**told, "message": self._engine(told)}
 
-    def stored_error(self, error: dict[str, Any] | StoredError) -> dict[str, Any]:
+    def previous_error(self, error: StoredError) -> dict[str, Any]:
+        """What a body is told of its previous attempt."""
+        told = self._plain(
+            {"type": error.type, "message": error.message, "retryable": error.retryable}
+        )
+        return {**told, "message": self._engine(told)}
+
+    def _plain(self, error: dict[str, Any]) -> dict[str, Any]:
         """A stored error, its own words kept but for the names of tasks."""
-        if isinstance(error, StoredError):
-            error = {"type": error.type, "message": error.message, "retryable": error.retryable}
         return {
             "errorType": error["type"] if error["type"] in _CLASSES else "generic",
             "message": self._own_names(error["message"]),
