@@ -135,7 +135,7 @@ def workers_of(dsn: str) -> list[tuple[str, list[str]]]:
         return conn.execute("select w.name, w.queues from perdure.worker as w").fetchall()
 
 
-def until(condition: Callable[[], object], seconds: float = 20.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not happen in time"
