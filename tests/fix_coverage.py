@@ -34,7 +34,11 @@ def _count(conn: psycopg.Connection[Any]) -> None:
     for routine, statement, line, times in conn.execute(_QUERY):
         _, so_far = _counts[routine].get(statement, (line, 0))
         _counts[routine][statement] = line, so_far + times
-    conn.execute("select plpgsql_profiler_reset_all()")
+    # of this database only: another one may be in use at the same time
+    conn.execute(
+        "select plpgsql_profiler_reset(oid) from pg_proc"
+        " where pronamespace = 'perdure'::regnamespace"
+    )
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, cast
 
 import psycopg
 from psycopg import sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -54,7 +56,7 @@ class Engine:
         query = sql.SQL("select * from perdure.{}({})").format(
             sql.Identifier(function), sql.SQL(", ").join(arguments)
         )
-        with self.conn.cursor(row_factory=dict_row) as cursor:
+        with self._statement() as cursor:
             return cursor.execute(query, values).fetchall()
 
     def row(self, function: str, *given: Any, **named: Any) -> Row:
@@ -66,7 +68,7 @@ class Engine:
         return value
 
     def query(self, query: str, *given: Any) -> list[Row]:
-        with self.conn.cursor(row_factory=dict_row) as cursor:
+        with self._statement() as cursor:
             return cursor.execute(query.encode(), given or None).fetchall()
 
     def one(self, query: str, *given: Any) -> Any:
@@ -75,7 +77,16 @@ class Engine:
         return value
 
     def run(self, query: str, *given: Any) -> None:
-        self.conn.execute(query.encode(), given or None)
+        with self._statement() as cursor:
+            cursor.execute(query.encode(), given or None)
+
+    @contextmanager
+    def _statement(self) -> Iterator[psycopg.Cursor[Row]]:
+        """A cursor; within a transaction, one whose failure does not end that."""
+        is_within = self.conn.info.transaction_status == TransactionStatus.INTRANS
+        with self.conn.transaction() if is_within else nullcontext():
+            with self.conn.cursor(row_factory=dict_row) as cursor:
+                yield cursor
 
     # A life ---------------------------------------------------------------------------------------
 

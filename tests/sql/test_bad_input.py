@@ -39,7 +39,11 @@ CALLS: list[tuple[str, str, str]] = [
     ("cancel of an unknown id", "select perdure.cancel(404)", "QD001"),
     ("cancel of null", "select perdure.cancel(null)", "QD001"),
     ("retry of an unknown id", "select perdure.retry_finished(404)", "QD001"),
-    ("retry of a live execution", "select perdure.retry_finished(1)", "QD006"),
+    (
+        "retry of a live execution",
+        "select perdure.retry_finished(id) from perdure.execution",
+        "QD006",
+    ),
     (
         "the same key with another input",
         "select perdure.enqueue('task', '1', key => 'key')",

@@ -1,12 +1,9 @@
-"""Every transition from every status moves the execution, or refuses and changes nothing.
-
-There are hundreds of cells: they share a database, and each is rolled back.
-"""
+"""Every transition from every status moves the execution, or refuses and changes nothing."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +11,6 @@ import psycopg
 import pytest
 
 from fix_engine import Engine, Lease, Row, outcome_of
-from fix_server import Server
 from perdure import errors
 
 HOUR = 3600.0
@@ -248,49 +244,32 @@ CELLS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def shared(
-    server: Server, count_statements: Callable[[psycopg.Connection[Any]], None]
-) -> Iterator[Engine]:
-    with server.database(server.template) as dsn, psycopg.connect(dsn, autocommit=True) as conn:
-        yield Engine(conn)
-        if server.is_profiled:
-            count_statements(conn)
-
-
-@pytest.fixture
-def cell(shared: Engine) -> Iterator[Engine]:
-    with shared.conn.transaction(force_rollback=True):
-        yield Engine(shared.conn)
-        assert shared.fsck() == []
-
-
 @pytest.mark.parametrize(("name", "status", "answer", "after"), CELLS)
 def test_a_transition_moves_or_refuses(
-    cell: Engine, name: str, status: str, answer: Any, after: str | None
+    engine: Engine, name: str, status: str, answer: Any, after: str | None
 ) -> None:
-    subject = Maker(cell).make(status)
+    subject = Maker(engine).make(status)
     if name in LATER:
-        cell.advance(LATER[name])
+        engine.advance(LATER[name])
     if name == "resume_worker without its leases":
-        cell.run("select pg_advisory_unlock_all()")
-    before = cell.dump()
+        engine.run("select pg_advisory_unlock_all()")
+    before = engine.dump()
 
     move = TRANSITIONS[name][0]
     if isinstance(answer, str) and answer in errors.by_sqlstate():
-        with pytest.raises(psycopg.Error) as raised, cell.conn.transaction():
-            move(cell, subject)
+        with pytest.raises(psycopg.Error) as raised:
+            move(engine, subject)
         assert raised.value.sqlstate == answer
     else:
-        assert move(cell, subject) == answer
+        assert move(engine, subject) == answer
 
     if after is None:
-        assert cell.dump() == before
+        assert engine.dump() == before
     elif after == "scheduled":
-        assert cell.room(subject.id) == "scheduled"
+        assert engine.room(subject.id) == "scheduled"
     else:
-        assert cell.status(subject.id) == after
-        assert cell.room(subject.id) != "scheduled"
+        assert engine.status(subject.id) == after
+        assert engine.room(subject.id) != "scheduled"
 
 
 def test_every_status_is_in_every_row_of_the_matrix() -> None:
@@ -301,28 +280,28 @@ def test_every_status_is_in_every_row_of_the_matrix() -> None:
 
 @pytest.mark.parametrize("status", STATUSES)
 def test_close_batch_ends_what_its_tree_owes_and_nothing_that_has_ended(
-    cell: Engine, status: str
+    engine: Engine, status: str
 ) -> None:
-    subject = Maker(cell).make(status, as_child=True)
-    ended_as = cell.status(subject.id)
-    root = cell.get(subject.id)["parent_id"]
-    cell.run("update perdure.config set cancel_limit = 1")
-    assert cell.value("cancel", root) == "cancelled"
-    assert cell.status(subject.id) == ended_as, "the cancel itself was bounded"
+    subject = Maker(engine).make(status, as_child=True)
+    ended_as = engine.status(subject.id)
+    root = engine.get(subject.id)["parent_id"]
+    engine.run("update perdure.config set cancel_limit = 1")
+    assert engine.value("cancel", root) == "cancelled"
+    assert engine.status(subject.id) == ended_as, "the cancel itself was bounded"
 
-    while cell.value("close_batch"):
+    while engine.value("close_batch"):
         pass
 
-    assert cell.status(subject.id) == ("cancelled" if status in LIVE else ended_as)
-    assert cell.query("select * from perdure.closing") == []
+    assert engine.status(subject.id) == ("cancelled" if status in LIVE else ended_as)
+    assert engine.query("select * from perdure.closing") == []
 
 
 @pytest.mark.parametrize("status", ENDED)
 def test_enqueue_makes_a_new_execution_where_the_key_s_holder_has_ended(
-    cell: Engine, status: str
+    engine: Engine, status: str
 ) -> None:
-    subject = Maker(cell).make(status)
-    assert cell.enqueue(subject.task, key=subject.key) > subject.id
+    subject = Maker(engine).make(status)
+    assert engine.enqueue(subject.task, key=subject.key) > subject.id
 
 
 @pytest.mark.parametrize("status", LIVE)
@@ -365,22 +344,22 @@ UNKNOWN: dict[str, Callable[[Engine], Any]] = {
 
 
 @pytest.mark.parametrize("name", UNKNOWN)
-def test_an_unknown_execution_is_an_error_of_its_own(cell: Engine, name: str) -> None:
-    before = cell.dump()
-    with pytest.raises(psycopg.Error) as raised, cell.conn.transaction():
-        UNKNOWN[name](cell)
+def test_an_unknown_execution_is_an_error_of_its_own(engine: Engine, name: str) -> None:
+    before = engine.dump()
+    with pytest.raises(psycopg.Error) as raised:
+        UNKNOWN[name](engine)
     assert raised.value.sqlstate == "QD001"
-    assert cell.dump() == before
+    assert engine.dump() == before
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "spawned", "again", "released"])
-def test_a_report_of_another_worker_changes_nothing(cell: Engine, outcome: str) -> None:
-    lease = cell.start()
-    other = Engine(cell.conn)
-    assert other.worker != cell.worker
-    before = cell.dump()
+def test_a_report_of_another_worker_changes_nothing(engine: Engine, outcome: str) -> None:
+    lease = engine.start()
+    other = Engine(engine.conn)
+    assert other.worker != engine.worker
+    before = engine.dump()
     assert other.report(lease, outcome, children=[{"task": "child"}]).code == "QD008"
-    assert cell.dump() == before
+    assert engine.dump() == before
 
 
 WORKER_CALLS: dict[str, tuple[Any, ...]] = {
@@ -393,14 +372,14 @@ WORKER_CALLS: dict[str, tuple[Any, ...]] = {
 
 
 @pytest.mark.parametrize("name", WORKER_CALLS)
-def test_an_unknown_worker_is_refused(cell: Engine, name: str) -> None:
-    cell.enqueue()
-    before = cell.dump()
+def test_an_unknown_worker_is_refused(engine: Engine, name: str) -> None:
+    engine.enqueue()
+    before = engine.dump()
     arguments = ["null" if argument == [] else "" for argument in WORKER_CALLS[name]]
-    with pytest.raises(psycopg.Error) as raised, cell.conn.transaction():
-        cell.run(f"select perdure.{name}({', '.join(['gen_random_uuid()', *arguments])})")
+    with pytest.raises(psycopg.Error) as raised:
+        engine.run(f"select perdure.{name}({', '.join(['gen_random_uuid()', *arguments])})")
     assert raised.value.sqlstate == "QD007"
-    assert cell.dump() == before
+    assert engine.dump() == before
 
 
 SERIALIZED: dict[str, str] = {
@@ -427,15 +406,15 @@ def test_a_transition_refuses_a_snapshot_that_outlives_its_statements(
     shared: Engine, name: str, level: str
 ) -> None:
     with pytest.raises(psycopg.Error) as raised, shared.conn.transaction():
-        shared.run(
-            f"set transaction isolation level {level}; select perdure.{name}({SERIALIZED[name]})"
+        shared.conn.execute(
+            f"set transaction isolation level {level};"
+            f" select perdure.{name}({SERIALIZED[name]})".encode()
         )
     assert raised.value.sqlstate == "QD010"
 
 
 @pytest.mark.parametrize("level", ["repeatable read", "serializable"])
 def test_enqueue_runs_at_any_isolation_level(shared: Engine, level: str) -> None:
-    with shared.conn.transaction():
-        shared.run(f"set transaction isolation level {level}")
-        id = shared.enqueue(key="k")  # noqa: A001
-    assert shared.status(id) == "ready"
+    with shared.conn.transaction(force_rollback=True):
+        shared.conn.execute(f"set transaction isolation level {level}".encode())
+        assert shared.room(shared.enqueue(key="k")) == "ready"
