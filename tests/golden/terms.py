@@ -185,8 +185,8 @@ class Tree:
             return {**told, "message": self._step_text(path, row)}
         if status == "finalize_failed" and self._finalize(node).kind == "function":
             assert row.error == self.rows[_join(path, "f")].error, f"{path} has another error"
-            plain = {"errorType": "generic", "message": message, "isRetryable": False}
-            if told != plain:
+            plain = {"errorType": "generic", "message": self._engine(told), "isRetryable": False}
+            if told != plain | {"message": message}:
                 self._use(Freedom.FINALIZE_ERROR)
             return plain
         if status == "finalize_failed":

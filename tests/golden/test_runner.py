@@ -101,6 +101,13 @@ def test_other_names_in_another_order_end_alike(server: Server, tmp_path: Path) 
     assert [verdict.differences for verdict in verdicts] == [[]] * len(scenarios)
 
 
+def test_what_the_sample_lacks_is_played_too(server: Server) -> None:
+    scenarios = load(FILE.with_name("predicted.json"))
+    with server.database(server.template) as dsn:
+        verdicts = play_all(dsn, scenarios)
+    assert {v.id: v.differences for v in verdicts} == {s.id: [] for s in scenarios}
+
+
 def test_another_format_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "scenarios.json"
     path.write_text('{"formatVersion": 2, "scenarios": []}')
