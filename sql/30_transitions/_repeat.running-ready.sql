@@ -1,5 +1,5 @@
 -- _repeat: running -> ready
--- Or scheduled: `again`. The attempts start anew.
+-- Or scheduled: `again`. Attempts and crashes start anew.
 -- Locks: none but the new rows.
 
 create or replace function perdure._repeat(
@@ -19,7 +19,7 @@ begin
   select array_agg(
     row(
       r.id, p_now + p_delays[r.ordinality] * interval '1 millisecond', r.deadline_at, r.parent_id,
-      r.parent_generation, r.token, 0, r.crashes, r.iteration + 1,
+      r.parent_generation, r.token, 0, 0, r.iteration + 1,
       pg_column_size(coalesce(r.input, e.input)), coalesce(e.priority, 0), r.is_keyed,
       coalesce(e.queue, 'default'), r.task, r.input
     )::perdure.scheduled

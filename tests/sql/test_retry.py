@@ -319,6 +319,18 @@ def test_a_crash_budget_of_none_forgives_nothing(
     assert (engine.status(id), engine.get(id)["error"]["type"]) == ("failed", "crashed")
 
 
+def test_an_iteration_that_succeeded_has_the_crash_budget_anew(
+    engine: Engine, crash: Callable[[int], Lease]
+) -> None:
+    loop = engine.enqueue("loop", max_crashes=1)
+    crash(loop)
+    engine.report(engine.claim_one(loop), "again")
+    crash(loop)
+    assert (engine.status(loop), engine.get(loop)["crashes"]) == ("ready", 1)
+    lease = engine.claim_one(loop)
+    assert (lease.extra["iteration"], lease.extra["error"]["type"]) == (1, "crashed")
+
+
 def test_a_dead_worker_s_report_is_refused(engine: Engine, crash: Callable[[int], Lease]) -> None:
     lease = crash(engine.enqueue())
     assert engine.report(lease, "completed", output="late").code == "QD008"
