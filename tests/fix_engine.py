@@ -9,7 +9,6 @@ from typing import Any, NamedTuple, cast
 
 import psycopg
 from psycopg import sql
-from psycopg.pq import TransactionStatus
 from psycopg.rows import dict_row
 from psycopg.types.json import Jsonb
 
@@ -41,8 +40,11 @@ class Result(NamedTuple):
 
 
 class Engine:
-    def __init__(self, conn: psycopg.Connection[Any]) -> None:
+    """With `savepoints`, a statement that fails does not end the transaction around it."""
+
+    def __init__(self, conn: psycopg.Connection[Any], *, savepoints: bool = False) -> None:
         self.conn = conn
+        self._savepoints = savepoints
         self._worker: str | None = None
 
     # One function, one statement ------------------------------------------------------------------
@@ -82,9 +84,7 @@ class Engine:
 
     @contextmanager
     def _statement(self) -> Iterator[psycopg.Cursor[Row]]:
-        """A cursor; within a transaction, one whose failure does not end that."""
-        is_within = self.conn.info.transaction_status == TransactionStatus.INTRANS
-        with self.conn.transaction() if is_within else nullcontext():
+        with self.conn.transaction() if self._savepoints else nullcontext():
             with self.conn.cursor(row_factory=dict_row) as cursor:
                 yield cursor
 

@@ -42,7 +42,7 @@ def engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
     conn = request.getfixturevalue("shared").conn
     marker = request.node.get_closest_marker("fsck")
     with conn.transaction(force_rollback=True):
-        engine = Engine(conn)
+        engine = Engine(conn, savepoints=True)
         yield engine
         found = engine.fsck() if marker is None or marker.args[0] else []
     assert not found, f"fsck: {found}"

@@ -355,7 +355,7 @@ def test_an_unknown_execution_is_an_error_of_its_own(engine: Engine, name: str) 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "spawned", "again", "released"])
 def test_a_report_of_another_worker_changes_nothing(engine: Engine, outcome: str) -> None:
     lease = engine.start()
-    other = Engine(engine.conn)
+    other = Engine(engine.conn, savepoints=True)
     assert other.worker != engine.worker
     before = engine.dump()
     assert other.report(lease, outcome, children=[{"task": "child"}]).code == "QD008"
