@@ -14,6 +14,7 @@ declare
   v_row perdure.task;
   v_changed int := 0;
 begin
+  perform perdure._require_read_committed();
   if jsonb_typeof(tasks) is distinct from 'array' then
     raise exception 'tasks have to be a JSON array' using errcode = 'QD021';
   end if;
@@ -72,5 +73,5 @@ $$;
 comment on function perdure.define_tasks(jsonb) is
 'Publishes task defaults: an array of {"name", and any of queue, priority, max_attempts,
 max_crashes, timeout, deadline (a duration), retry_delay, retry_max_delay, retry_multiplier,
-retry_jitter, retry_backoff, sleeping, tags}. All or none. Returns how many changed. Raises QD020 to
-QD026.';
+retry_jitter, retry_backoff, sleeping, tags}. All or none. Returns how many changed. Raises QD010,
+QD020 to QD026.';

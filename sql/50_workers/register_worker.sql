@@ -14,6 +14,7 @@ as $$
 declare
   v_worker perdure.worker;
 begin
+  perform perdure._require_read_committed();
   if perdure._is_name(name) is not true
     or coalesce(cardinality(queues), 0) = 0
     or exists (
@@ -38,4 +39,4 @@ $$;
 comment on function perdure.register_worker(text, text[], text[], jsonb) is
 'Registers this session as a worker for queues (in order of preference) and task names (null: all),
 and returns its incarnation, the secret by which it claims and reports. It lives as long as this
-session, which has to be a direct connection. Raises QD020.';
+session, which has to be a direct connection. Raises QD010, QD020.';

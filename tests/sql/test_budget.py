@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from psycopg.types.json import Jsonb
+
 from fix_engine import Engine, Lease, outcome_of
 from fix_sessions import Sessions
-from psycopg.types.json import Jsonb
 
 _LIVES = 2_000
 _BATCH = 100
@@ -33,6 +34,7 @@ def _drain(engine: Engine) -> int:
             return calls
 
 
+@pytest.mark.usefixtures("db")
 def test_a_life_writes_at_most_1200_bytes_of_wal(engine: Engine) -> None:
     if engine.one("show full_page_writes") == "on":
         pytest.skip("this server writes full pages, whose number depends on its checkpoints")

@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 import pytest
+
 from fix_engine import Engine, Lease, outcome_of
 from fix_sessions import Session, Sessions, done
 
@@ -168,7 +169,10 @@ def _drain(control: Session, play: Play) -> None:
     outcomes: list[dict[str, Any]] = []
     chance = random.Random(0)
     end = time.monotonic() + 60
-    live = "select from perdure.execution as e where not exists (select from perdure.finished as f where f.id = e.id)"
+    live = (
+        "select from perdure.execution as e"
+        " where not exists (select from perdure.finished as f where f.id = e.id)"
+    )
     while control.one(f"select exists ({live}) or exists (select from perdure.closing)"):
         control.rows("sweep")
         control.query(

@@ -12,9 +12,10 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
+
 from fix_engine import Engine, Lease, outcome_of
 from fix_sessions import Sessions
-from psycopg.types.json import Jsonb
 
 pytestmark = pytest.mark.fsck(False)  # the big state is written by hand
 
@@ -64,7 +65,8 @@ from generate_series(300002, 400001) as n;
 insert into perdure.waiting (
   id, since, generation, active, token, attempts, crashes, iteration, is_keyed, phase, task
 )
-select n, now(), 0, 0, 0, 0, 0, 0, true, 'sleep', 'asleep' from generate_series(400002, 450001) as n;
+select n, now(), 0, 0, 0, 0, 0, 0, true, 'sleep', 'asleep'
+from generate_series(400002, 450001) as n;
 insert into perdure.key (scope, key, id, keep_ms)
 select 'asleep', 'key ' || n, n, 0 from generate_series(400002, 450001) as n;
 insert into perdure.deadline (id, at)
@@ -111,7 +113,7 @@ def reads_of(conn: psycopg.Connection[Any]) -> Reads:
     return Reads(*row)
 
 
-# A case prepares, yields once, and then does what is measured ---------------------------------------
+# A case prepares, yields once, and then does what is measured ----------------------------------
 
 Case = Callable[[Engine], Iterator[None]]
 _CASES: list[tuple[Case, int]] = []
@@ -252,7 +254,8 @@ def decrement_parents(engine: Engine) -> Iterator[None]:
 def expire_running(engine: Engine) -> Iterator[None]:
     engine.claim(_BATCH)
     engine.run(
-        "update perdure.running set expires_at = now() - interval '1 s', started_at = '-infinity' where task = 'child'"
+        "update perdure.running"
+        " set expires_at = now() - interval '1 s', started_at = '-infinity' where task = 'child'"
     )
     yield
     assert engine.value("expire_running", _BATCH) == _BATCH
@@ -356,7 +359,7 @@ def tree(engine: Engine) -> Iterator[None]:
     assert len(engine.rows("tree", _PARENT, _BATCH)) == _BATCH
 
 
-# ----------------------------------------------------------------------------------------------------
+# ------------------------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -483,7 +486,8 @@ def _warm(engine: Engine) -> None:
             )
             engine.run("update perdure.deadline set at = '2000-01-01'")
             engine.run(
-                "insert into perdure.closing (kind, execution_id, generation, due_at) values ('recount', 1, 1, now())"
+                "insert into perdure.closing (kind, execution_id, generation, due_at)"
+                " values ('recount', 1, 1, now())"
             )
             for function in ("sweep", "expire_running", "expire_deadlines", "close_batch"):
                 engine.rows(function)

@@ -64,7 +64,8 @@ def test_an_execution_whose_facts_vanish_while_it_runs_ends(engine: Engine, outc
 def test_a_move_into_an_occupied_place_changes_nothing(engine: Engine) -> None:
     lease = engine.start()
     engine.run(
-        "insert into perdure.finished (id, finished_at, token, attempts, crashes, iteration, status)"
+        "insert into perdure.finished"
+        " (id, finished_at, token, attempts, crashes, iteration, status)"
         " values (%s, now(), 0, 0, 0, 0, 'completed')",
         lease.id,
     )

@@ -77,7 +77,7 @@ def test_an_ended_parent_tells_its_own_after_the_higher_ones(
 def test_two_that_finish_across_one_another_do_not_deadlock(
     engine: Engine, sessions: Sessions
 ) -> None:
-    """Each has children of both parents; whatever the order given, neither locks the lower first."""
+    """Each has children of both parents; in whatever order, neither locks the lower first."""
     for _ in range(15):
         parents = _two_parents(engine, children=2)
         leases = engine.claim(4)

@@ -1,4 +1,4 @@
-"""Rule 5: who holds a room row waits upwards only; downwards it leaves what is locked to closing."""
+"""Rule 5: who holds a room row waits upwards only; below, what is locked is left to closing."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from fix_engine import Engine
 from fix_sessions import Sessions, done
 

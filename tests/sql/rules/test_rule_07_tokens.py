@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from fix_engine import Engine, Lease
 from fix_sessions import Sessions
 
-_GO_ON = {
+_GO_ON: dict[str, dict[str, Any]] = {
     "released": {},
     "failed": {"delay": 0},
     "timed_out": {"delay": 0},

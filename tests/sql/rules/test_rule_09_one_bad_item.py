@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from fix_engine import Engine, outcome_of
 from psycopg.types.json import Jsonb
+
+from fix_engine import Engine, outcome_of
 
 _BAD = {
     "a child without a task": ("spawned", {"children": [{"task": "ok"}, {}]}, "failed", "QD027"),

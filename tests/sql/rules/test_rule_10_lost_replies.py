@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import psycopg
 import pytest
+
 from fix_engine import Engine, outcome_of
 from fix_sessions import Sessions, done
 
@@ -31,7 +34,9 @@ def test_claims_whose_reply_was_lost_go_back_unharmed(engine: Engine, sessions: 
 def test_an_outcome_that_was_recorded_is_answered_already(engine: Engine, outcome: str) -> None:
     id_ = engine.enqueue(max_attempts=5, retry_delay="1 hour")
     lease = engine.claim_one(id_)
-    fields = {"children": [{"task": "child", "delay": 60}]} if outcome == "spawned" else {}
+    fields: dict[str, Any] = (
+        {"children": [{"task": "child", "delay": 60}]} if outcome == "spawned" else {}
+    )
     assert engine.report(lease, outcome, **fields).result == "recorded"
     before = engine.dump()
     assert engine.report(lease, outcome, **fields).result == "already"
@@ -44,7 +49,8 @@ def test_a_call_from_before_the_resume_is_refused(engine: Engine, sessions: Sess
     engine.lose_worker(first.conn) if first.worker else None
     back, straggler = sessions.open(), sessions.open()
     back.rows("resume_worker", first.worker, [], 5)
-    for given in ({"want": 1}, {"want": 0}, {"outcomes": []}):
+    tried: list[dict[str, Any]] = [{"want": 1}, {"want": 0}, {"outcomes": []}]
+    for given in tried:
         with pytest.raises(psycopg.Error) as caught:
             straggler.rows("exchange", first.worker, call=4, **given)
         assert caught.value.sqlstate == "QD009"
