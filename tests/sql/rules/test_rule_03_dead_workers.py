@@ -46,7 +46,8 @@ def test_who_comes_while_it_is_given_up_waits_and_is_refused(
     engine.enqueue()
     engine.lose_worker(dying.conn)
     late = sessions.open()
-    given: dict[str, Any] = {"exchange": {"want": 1}, "finish": {"outcomes": []}}.get(call, {})
+    arguments: dict[str, dict[str, Any]] = {"exchange": {"want": 1}, "finish": {"outcomes": []}}
+    given = arguments.get(call, {})
     with engine.conn.transaction():
         assert engine.row("sweep")["recovered"] == 1
         refused = late.later(late.rows, call, dying.worker, **given)
