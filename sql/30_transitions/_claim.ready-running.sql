@@ -8,7 +8,7 @@ create or replace function perdure._claim(
   p_worker perdure.worker, p_queues text[], p_tasks text[], p_max int, p_after jsonb default null
 ) returns table (
   id bigint, token int, task text, attempt int, input jsonb, timeout_ms bigint, extra jsonb,
-  queue text, priority smallint, start_at timestamptz, bytes int
+  queue text, priority smallint, start_at timestamptz, bytes int, is_last boolean
 )
 language plpgsql
 volatile
@@ -94,7 +94,8 @@ begin
           f.key, f.deadline_at, f.headers, f.tags, f.error
         )
       end,
-      f.queue, f.priority, f.start_at, f.bytes
+      f.queue, f.priority, f.start_at, f.bytes,
+      f.id = v_ids[cardinality(v_ids)]
     from found as f
     where f.has_facts
     order by f.priority, f.start_at, f.id;

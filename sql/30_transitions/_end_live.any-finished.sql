@@ -86,8 +86,9 @@ begin
     id, started_at, finished_at, worker_id, token, attempts, crashes, iteration, status, error
   )
   select
-    g.id, g.started_at, p_now, g.worker_id, g.token + 1, g.attempts, g.crashes, g.iteration,
-    p_status, p_error
+    g.id, g.started_at, p_now, g.worker_id, g.token + 1,
+    g.attempts + (g.worker_id is not null)::int,  -- a worker had begun the next one
+    g.crashes, g.iteration, p_status, p_error
   from unnest(v_gone) as g;
   ended := array(select g.id from unnest(v_gone) as g);
   if parents is not null then

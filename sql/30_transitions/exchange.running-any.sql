@@ -56,7 +56,8 @@ begin
         json_agg(json_build_array(
           c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
         )),
-        jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id)),
+        jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id))
+          filter (where c.is_last),
         -- fewer than wanted: the head of the line was not looked at, or the byte budget was used up
         count(*) < want and (after is not null or sum(c.bytes) >= (
           select g.claim_bytes from perdure.config as g

@@ -10,6 +10,7 @@ language sql
 stable
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
