@@ -21,21 +21,8 @@ declare
   v_recovered record;
 begin
   v_ids := array(
-    with recursive holder as (
-      (select r.worker_id as id from perdure.running as r order by r.worker_id limit 1)
-      union all
-      select (
-        select r.worker_id
-        from perdure.running as r
-        where r.worker_id > h.id
-        order by r.worker_id
-        limit 1
-      )
-      from holder as h
-      where h.id is not null
-    )
     select o.id
-    from holder as h
+    from perdure._lease_holders() as h (id)
     cross join lateral (
       select r.id
       from perdure.running as r

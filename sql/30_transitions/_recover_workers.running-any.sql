@@ -59,22 +59,9 @@ begin
       and not exists (select from perdure.running as r where r.worker_id = w.id);
   end if;
   v_gone := array(
-    with recursive holder as (
-      (select r.worker_id as id from perdure.running as r order by r.worker_id limit 1)
-      union all
-      select (
-        select r.worker_id
-        from perdure.running as r
-        where r.worker_id > h.id
-        order by r.worker_id
-        limit 1
-      )
-      from holder as h
-      where h.id is not null
-    )
     select h.id
-    from holder as h
-    where h.id is not null and not exists (select from perdure.worker as w where w.id = h.id)
+    from perdure._lease_holders() as h (id)
+    where not exists (select from perdure.worker as w where w.id = h.id)
   );
   if cardinality(v_gone) > 0 then
     select c.* into v_crashed from perdure._crash(v_gone, p_max - amount, p_now) as c;

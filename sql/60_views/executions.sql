@@ -1,5 +1,6 @@
 -- The rooms put together: one row for each execution, with its status. Each room is a branch of its
--- own, so a condition on id or status reads only what it has to.
+-- own, so a condition on id or status reads only what it has to; the facts are joined to what is
+-- left, by id.
 
 create or replace view perdure.executions as
 select
@@ -7,166 +8,79 @@ select
   e.task,
   e.queue,
   e.priority,
-  'ready' as status,
-  r.attempts as attempt,
-  r.crashes,
-  r.iteration,
-  coalesce(r.input, e.input) as input,
-  null::jsonb as output,
-  null::jsonb as error,
-  e.key,
-  e.parent_id,
-  e.parent_generation,
-  e.position,
-  e.is_finalize,
-  e.root_id,
-  null::int as worker_id,
-  e.tags,
-  e.headers,
-  e.created_at,
-  r.start_at as start_at,
-  null::timestamptz as started_at,
-  null::timestamptz as expires_at,
-  null::timestamptz as finished_at,
-  r.deadline_at as deadline_at,
-  e.max_attempts,
-  e.timeout_ms * interval '1 millisecond' as timeout
-from perdure.ready as r
-join perdure.execution as e on e.id = r.id
-union all
-select
-  e.id,
-  e.task,
-  e.queue,
-  e.priority,
-  'ready' as status,
-  s.attempts as attempt,
+  s.status,
+  s.attempt,
   s.crashes,
   s.iteration,
   coalesce(s.input, e.input) as input,
-  null::jsonb as output,
-  null::jsonb as error,
+  s.output,
+  s.error,
   e.key,
   e.parent_id,
   e.parent_generation,
   e.position,
   e.is_finalize,
   e.root_id,
-  null::int as worker_id,
+  s.worker_id,
   e.tags,
   e.headers,
   e.created_at,
-  s.start_at as start_at,
-  null::timestamptz as started_at,
-  null::timestamptz as expires_at,
-  null::timestamptz as finished_at,
-  s.deadline_at as deadline_at,
+  coalesce(s.start_at, e.start_at) as start_at,
+  s.started_at,
+  s.expires_at,
+  s.finished_at,
+  case when s.finished_at is null then s.deadline_at else e.deadline_at end as deadline_at,
   e.max_attempts,
   e.timeout_ms * interval '1 millisecond' as timeout
-from perdure.scheduled as s
-join perdure.execution as e on e.id = s.id
-union all
-select
-  e.id,
-  e.task,
-  e.queue,
-  e.priority,
-  'running' as status,
-  r.attempts + 1 as attempt,
-  r.crashes,
-  r.iteration,
-  coalesce(r.input, e.input) as input,
-  null::jsonb as output,
-  null::jsonb as error,
-  e.key,
-  e.parent_id,
-  e.parent_generation,
-  e.position,
-  e.is_finalize,
-  e.root_id,
-  r.worker_id as worker_id,
-  e.tags,
-  e.headers,
-  e.created_at,
-  e.start_at as start_at,
-  r.started_at as started_at,
-  r.expires_at as expires_at,
-  null::timestamptz as finished_at,
-  r.deadline_at as deadline_at,
-  e.max_attempts,
-  e.timeout_ms * interval '1 millisecond' as timeout
-from perdure.running as r
-join perdure.execution as e on e.id = r.id
-union all
-select
-  e.id,
-  e.task,
-  e.queue,
-  e.priority,
-  case w.phase
-    when 'sleep' then 'sleeping'
-    when 'finalize' then 'waiting_for_finalize'
-    else 'waiting_for_children'
-  end as status,
-  case w.phase when 'sleep' then 0 else w.attempts + 1 end as attempt,
-  w.crashes,
-  w.iteration,
-  e.input as input,
-  p.output as output,
-  null::jsonb as error,
-  e.key,
-  e.parent_id,
-  e.parent_generation,
-  e.position,
-  e.is_finalize,
-  e.root_id,
-  w.worker_id as worker_id,
-  e.tags,
-  e.headers,
-  e.created_at,
-  e.start_at as start_at,
-  w.started_at as started_at,
-  case w.phase when 'sleep' then d.at end as expires_at,
-  null::timestamptz as finished_at,
-  w.deadline_at as deadline_at,
-  e.max_attempts,
-  e.timeout_ms * interval '1 millisecond' as timeout
-from perdure.waiting as w
-join perdure.execution as e on e.id = w.id
-left join perdure.parked as p on p.id = w.id
-left join perdure.deadline as d on d.id = w.id
-union all
-select
-  e.id,
-  e.task,
-  e.queue,
-  e.priority,
-  f.status as status,
-  f.attempts as attempt,
-  f.crashes,
-  f.iteration,
-  e.input as input,
-  f.output as output,
-  f.error as error,
-  e.key,
-  e.parent_id,
-  e.parent_generation,
-  e.position,
-  e.is_finalize,
-  e.root_id,
-  f.worker_id as worker_id,
-  e.tags,
-  e.headers,
-  e.created_at,
-  e.start_at as start_at,
-  f.started_at as started_at,
-  null::timestamptz as expires_at,
-  f.finished_at as finished_at,
-  e.deadline_at as deadline_at,
-  e.max_attempts,
-  e.timeout_ms * interval '1 millisecond' as timeout
-from perdure.finished as f
-join perdure.execution as e on e.id = f.id;
+from (
+  select
+    r.id,
+    'ready' as status,
+    r.attempts as attempt,
+    r.crashes,
+    r.iteration,
+    r.input,
+    null::jsonb as output,
+    null::jsonb as error,
+    null::int as worker_id,
+    r.start_at,
+    null::timestamptz as started_at,
+    null::timestamptz as expires_at,
+    null::timestamptz as finished_at,
+    r.deadline_at
+  from perdure.ready as r
+  union all
+  select
+    d.id, 'ready', d.attempts, d.crashes, d.iteration, d.input, null, null, null, d.start_at,
+    null, null, null, d.deadline_at
+  from perdure.scheduled as d
+  union all
+  select
+    r.id, 'running', r.attempts + 1, r.crashes, r.iteration, r.input, null, null, r.worker_id, null,
+    r.started_at, r.expires_at, null, r.deadline_at
+  from perdure.running as r
+  union all
+  select
+    w.id,
+    case w.phase
+      when 'sleep' then 'sleeping'
+      when 'finalize' then 'waiting_for_finalize'
+      else 'waiting_for_children'
+    end,
+    case w.phase when 'sleep' then 0 else w.attempts + 1 end,
+    w.crashes, w.iteration, null, p.output, null, w.worker_id, null, w.started_at,
+    case w.phase when 'sleep' then t.at end,
+    null, w.deadline_at
+  from perdure.waiting as w
+  left join perdure.parked as p on p.id = w.id
+  left join perdure.deadline as t on t.id = w.id
+  union all
+  select
+    f.id, f.status, f.attempts, f.crashes, f.iteration, null, f.output, f.error, f.worker_id, null,
+    f.started_at, null, f.finished_at, null
+  from perdure.finished as f
+) as s
+join perdure.execution as e on e.id = s.id;
 
 comment on view perdure.executions is
 'All executions, one row each, with their status: ready, running, sleeping, waiting_for_children,
