@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -55,6 +57,20 @@ def server() -> Iterator[Server]:
                 conn.execute("create extension plpgsql_check")
         server.template = template
         yield server
+
+
+@pytest.fixture(scope="session")
+def psql(server: Server) -> str:
+    """The program psql: the server's own, else the machine's."""
+    places = [os.environ["PATH"]]
+    if server.local is not None:
+        row = server.admin.execute("select setting from pg_config where name = 'BINDIR'").fetchone()
+        assert row
+        places.insert(0, row[0])
+    program = shutil.which("psql", path=os.pathsep.join(places))
+    if program is None:
+        pytest.skip("psql is not installed")
+    return program
 
 
 @pytest.fixture

@@ -211,11 +211,14 @@ def test_retry(perdure: Run) -> None:
     assert perdure("retry", made, "--json").document == {"id": made, "status": "ready"}
 
 
-def test_sweep(perdure: Run) -> None:
+def test_sweep(perdure: Run, connect: Connect) -> None:
     assert perdure("sweep").out == "nothing was due\n"
     perdure("enqueue", "a", "--delay", "50ms")
     perdure("enqueue", "b", "--delay", "50ms")
-    until(lambda: perdure("sweep", "--max", "1", "--all", "--json").document["promoted"])
+    conn = connect()
+    late = "select from perdure.scheduled where start_at > now()"
+    until(lambda: conn.execute(late).fetchone() is None)
+    assert perdure("sweep", "--max", "1", "--all", "--json").document["promoted"] == 2
     document = perdure("sweep", "--json").document
     assert document["more"] is False
     assert all(count == 0 for name, count in document.items() if name != "more")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -48,10 +47,9 @@ def test_a_program(name: str, db: str) -> None:
     assert (done.stdout, done.stderr) == (PRINTS[name], "")
 
 
-@pytest.mark.skipif(shutil.which("psql") is None, reason="there is no psql here")
-def test_the_one_in_sql(db: str) -> None:
+def test_the_one_in_sql(psql: str, db: str) -> None:
     done = subprocess.run(
-        ["psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", db, "-f", EXAMPLES / "first_task.sql"],
+        [psql, "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", db, "-f", EXAMPLES / "first_task.sql"],
         capture_output=True,
         text=True,
         check=True,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -47,8 +46,7 @@ def test_the_top_says_the_two_commands() -> None:
     assert len(TEXT.splitlines()) <= 200
 
 
-@pytest.mark.skipif(shutil.which("psql") is None, reason="there is no psql here")
-def test_a_first_task_with_psql_only(bare_db: str, tmp_path: Path) -> None:
+def test_a_first_task_with_psql_only(psql: str, bare_db: str, tmp_path: Path) -> None:
     (install,) = blocks("psql only", "sh")
     assert [line.split("  ")[0] for line in install.splitlines()] == [
         "make perdure.sql",
@@ -57,10 +55,10 @@ def test_a_first_task_with_psql_only(bare_db: str, tmp_path: Path) -> None:
     (tmp_path / "perdure.sql").write_text(_schema.install_sql())
     (task,) = blocks("psql only", "sql")
     (tmp_path / "task.sql").write_text(task)
-    psql = ["psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", bare_db, "-At"]
-    subprocess.run([*psql, "-f", "perdure.sql"], cwd=tmp_path, check=True, capture_output=True)
+    command = [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", bare_db, "-At"]
+    subprocess.run([*command, "-f", "perdure.sql"], cwd=tmp_path, check=True, capture_output=True)
     done = subprocess.run(
-        [*psql, "-f", "task.sql"], cwd=tmp_path, check=True, capture_output=True, text=True
+        [*command, "-f", "task.sql"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
     assert done.stdout == 'recorded\ncompleted|"Hello, Ada!"\n'
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -36,13 +35,10 @@ def test_psql_gives_the_same_catalogue(
     server: Server,
     make: Callable[..., str],
     root: Path,
-    programs: Path,
+    psql: str,
     migrated: Catalogue,
     catalogue: Describe,
 ) -> None:
-    psql = shutil.which("psql", path=f"{programs}:{os.environ['PATH']}")
-    if psql is None:
-        pytest.skip("psql is not installed")
     make("perdure.sql")
     with server.database("template0") as dsn:
         done = subprocess.run(
