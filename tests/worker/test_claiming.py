@@ -53,9 +53,9 @@ async def test_what_is_claimed_ahead_waits_for_a_slot(app: App) -> None:
     async with working(app, concurrency=2, prefetch=3):
         await app.enqueue_many([hold] * 10)
         await eventually(lambda: running(app, 5))
-        assert gauge.most == 2
+        await eventually(lambda: gauge.now == 2)
         gate.set()
-        await eventually(lambda: running(app, 0))
+        await eventually(lambda: gauge.total == 10)
     assert (gauge.most, gauge.total) == (2, 10)
 
 
