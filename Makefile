@@ -23,7 +23,7 @@ SQL := $(shell printf '%s\n' sql/*/*.sql | LC_ALL=C sort)
 MIGRATIONS := $(filter-out migrations/*.sql,$(sort $(wildcard migrations/*.sql)))
 VERSION := $(shell sed -n "s/^\(return\|.*select\) '\([0-9][^']*\)'.*/\2/p" sql/00_schema/version.sql)
 
-perdure.sql: build/perdure.sql ## build/perdure.sql, the whole schema for `psql -f`
+perdure.sql: build/perdure.sql ## build/perdure.sql, the whole schema for `psql -1 -f`
 
 # Made anew each time, for a file that is gone has no date; moved into place whole.
 build/perdure.sql: FORCE | build

@@ -139,21 +139,14 @@ select id, task, queue, priority, status, attempt, crashes, iteration, input::te
 
 def get_execution(id_: int) -> Call[Execution]:
     def decode(rows: list[Row]) -> Execution:
-        if not rows:
-            raise errors.ExecutionNotFound(f"there is no execution {id_}")
         return _read(Execution, rows[0])
 
     return Call(f"{_EXECUTION} from perdure.get_execution(%s::bigint)", [id_], decode, is_read=True)
 
 
 def status(id_: int) -> Call[Any]:
-    def decode(rows: list[Row]) -> Any:
-        if not rows:
-            raise errors.ExecutionNotFound(f"there is no execution {id_}")
-        return rows[0][0]
-
     statement: LiteralString = "select status from perdure.get_execution(%s::bigint)"
-    return Call(statement, [id_], decode, is_read=True)
+    return Call(statement, [id_], _one, is_read=True)
 
 
 def executions(

@@ -88,6 +88,7 @@ begin
       case
         when f.parent_id is null and f.key is null and f.headers is null and f.tags is null
           and f.attempts + f.crashes + f.iteration = 0 and f.deadline_at is null
+          and f.queue = 'default'
           then null
         else perdure._extra(
           f.id, f.queue, f.parent_id, f.root_id, f.position, f.is_finalize, f.iteration, f.crashes,

@@ -20,7 +20,7 @@ begin
     v_worker,
     perdure._served(queues, v_worker.queues, 'queue'),
     perdure._served(tasks, v_worker.tasks, 'task'),
-    max
+    coalesce(max, 1)
   ) as c;
 end
 $$;

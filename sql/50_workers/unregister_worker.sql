@@ -18,16 +18,16 @@ begin
   )
   select array_agg(row(g.*)::perdure.running) into v_held from gone as g;
   delete from perdure.worker as w where w.id = v_worker.id;
-  if v_worker.id = any(perdure._live_workers()) then
-    perform pg_advisory_unlock(c.lock_namespace, v_worker.id)
-    from perdure.config as c
-    where exists (
-      select
-      from pg_locks as l
-      where l.pid = pg_backend_pid() and l.locktype = 'advisory' and l.objid::int = v_worker.id
-        and l.classid = c.lock_namespace::oid
-    );
-  end if;
+  perform pg_advisory_unlock(c.lock_namespace, v_worker.id)
+  from perdure.config as c
+  where exists (  -- this session has the lock: a warning, otherwise
+    select
+    from pg_locks as l
+    where l.pid = pg_backend_pid()
+      and l.locktype = 'advisory'
+      and l.classid = c.lock_namespace::oid
+      and l.objid::int = v_worker.id
+  );
   return perdure._hand_back(v_held, 1, perdure._clock());
 end
 $$;

@@ -648,3 +648,9 @@ def test_a_bad_definition_is_refused_and_none_of_its_batch_is_kept(
         engine.rows("define_tasks", Jsonb([{"name": "good"}, task]))
     assert raised.value.sqlstate == code
     assert engine.dump() == before
+
+
+def test_a_claim_of_no_number_is_a_claim_of_one(engine: Engine) -> None:
+    engine.enqueue()
+    engine.enqueue()
+    assert len(engine.rows("claim_ready", engine.worker, max=None)) == 1

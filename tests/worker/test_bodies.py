@@ -517,3 +517,13 @@ async def test_a_body_may_enqueue_through_the_app(app: App) -> None:
         for task, n in ((awaiting, 1), (blocking, 2)):
             child = await (await task.enqueue()).result(10)
             assert await app.handle(child, leaf).result(10) == n
+
+
+@pytest.mark.parametrize("queue", ["default", "mail"])
+async def test_the_plainest_execution_knows_its_queue(app: App, queue: str) -> None:
+    @app.task(queue=queue)
+    async def where() -> str:
+        return current().queue
+
+    async with working(app, queues=[queue]):
+        assert await (await where.enqueue()).result(10) == queue
