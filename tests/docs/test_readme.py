@@ -56,7 +56,9 @@ def test_a_first_task_with_psql_only(psql: str, bare_db: str, tmp_path: Path) ->
     (task,) = blocks("psql only", "sql")
     (tmp_path / "task.sql").write_text(task)
     command = [psql, "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", bare_db, "-At"]
-    subprocess.run([*command, "-1", "-f", "perdure.sql"], cwd=tmp_path, check=True, capture_output=True)
+    subprocess.run(
+        [*command, "-1", "-f", "perdure.sql"], cwd=tmp_path, check=True, capture_output=True
+    )
     done = subprocess.run(
         [*command, "-f", "task.sql"], cwd=tmp_path, check=True, capture_output=True, text=True
     )
