@@ -29,7 +29,7 @@ R_co = TypeVar("R_co", covariant=True)
 class TaskCall(Generic[R_co]):
     """A task with its input and options: to be enqueued, or spawned as a child.
 
-    Without an input a child gets null, and a step of a sequence the previous step's output.
+    Without an input a child gets {}, and a step of a sequence the previous step's output.
     """
 
     name: str
