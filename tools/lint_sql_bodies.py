@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WIDTH = 100
-FUNCTION_FOLDERS = re.compile(r"(10|25|30|40|50)_")
+FUNCTION_FOLDERS = re.compile(r"(10|25|30|40|45|50|55|57)_")
 
 # What libpg_query cannot look up: arrays of our types, and types outside of two known schemas.
 _OUR_ARRAYS = re.compile(r"\bperdure\.\w+\[\]")

@@ -221,8 +221,108 @@ def attempts(id_: int) -> Call[list[Attempt]]:
     )
 
 
-def version() -> Call[str]:
-    return Call("select perdure.version()", [], _one, is_read=True)
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What a connection leads to."""
+
+    version: str
+    backend: int  # the server process that answered
+    is_standby: bool
+
+
+def hello() -> Call[Hello]:
+    return Call(
+        "select perdure.version(), pg_backend_pid(), pg_is_in_recovery()",
+        [],
+        lambda rows: Hello(*rows[0]),
+        is_read=True,
+    )
+
+
+# What a session of one's own is told. Behind a pooler these would hit somebody else's.
+
+
+def limit_session(ttl: float) -> Call[None]:
+    """Has the server end this session when nothing was heard of it for `ttl` seconds."""
+    ms = str(max(1, round(ttl * 1000)))
+    return Call(
+        "select set_config(name, %s, false) from unnest(array['idle_session_timeout',"
+        " 'idle_in_transaction_session_timeout', 'statement_timeout']) as s (name)",
+        [ms],
+        _nothing,
+    )
+
+
+def watch_client(every: float) -> Call[None]:
+    """Has the server look, also during a statement, whether this client is there."""
+    statement: LiteralString = "select set_config('client_connection_check_interval', %s, false)"
+    return Call(statement, [str(max(1, round(every * 1000)))], _nothing)
+
+
+def listen() -> Call[None]:
+    return Call("listen perdure", [], _nothing)
+
+
+def notify(event: str) -> Call[None]:
+    return Call("select perdure._notify(jsonb_build_object('event', %s::text))", [event], _nothing)
+
+
+# Leadership
+
+
+@dataclass(frozen=True, slots=True)
+class Election:
+    """How it stands with one channel: the epoch of one's own leadership, None without."""
+
+    channel: str
+    epoch: int | None
+    wait: float | None  # seconds after which to ask again, where that is known
+    reason: str
+
+
+def elect(
+    channels: Sequence[str], holder: UUID, mode: str, ttl: float, purpose: str, name: str
+) -> Call[list[Election]]:
+    def decode(rows: list[Row]) -> list[Election]:
+        return [
+            Election(channel, epoch, None if wait_ms is None else wait_ms / 1000, reason)
+            for channel, epoch, wait_ms, reason in rows
+        ]
+
+    return Call(
+        "select channel, epoch, wait_ms, reason from perdure.elect("
+        "%s::text[], %s::uuid, %s::text, %s * interval '1 second', %s::text, %s::text)",
+        [list(channels), holder, mode, ttl, purpose, name],
+        decode,
+    )
+
+
+def ping(
+    channels: Sequence[str], holder: UUID, epochs: Sequence[int], purpose: str
+) -> Call[dict[str, bool]]:
+    """Channel → whether it is led still."""
+    return Call(
+        "select channel, is_leader from perdure.ping(%s::text[], %s::uuid, %s::bigint[], %s::text)",
+        [list(channels), holder, list(epochs), purpose],
+        lambda rows: dict(rows),
+    )
+
+
+def resign(
+    channels: Sequence[str], holder: UUID, epochs: Sequence[int], purpose: str
+) -> Call[dict[str, bool]]:
+    """Channel → whether it was led still, and is given back."""
+    return Call(
+        "select channel, is_resigned"
+        " from perdure.resign(%s::text[], %s::uuid, %s::bigint[], %s::text)",
+        [list(channels), holder, list(epochs), purpose],
+        lambda rows: dict(rows),
+    )
+
+
+def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
+    statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
+    return Call(statement, [list(channels), purpose], _one)
 
 
 # Acting on executions

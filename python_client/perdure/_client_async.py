@@ -59,7 +59,7 @@ async def send(connection: aio.Connection, call: Call[T]) -> T:
     try:
         async with connection.cursor(row_factory=tuple_row) as cursor:
             await cursor.execute(call.statement, call.params)
-            return call.decode(await cursor.fetchall())
+            return call.decode(await cursor.fetchall() if cursor.description else [])
     except psycopg.Error as error:
         if (own := from_psycopg(error)) is not None:
             raise own from error
@@ -76,7 +76,7 @@ async def send_replanned(connection: aio.Connection, call: Call[T]) -> T:
 
 
 async def connect(dsn: str, name: str) -> aio.Connection:
-    """A connection whose schema fits this client."""
+    """A connection whose schema fits this client; it prepares nothing where a pooler is between."""
     try:
         connection: aio.Connection = await aio.ConnectionClass.connect(
             _dsn.complete(dsn, name), autocommit=True
@@ -84,18 +84,17 @@ async def connect(dsn: str, name: str) -> aio.Connection:
     except psycopg.OperationalError as error:
         raise CannotConnect(f"cannot connect to the database: {error}") from error
     try:
-        _schema.judge_version(await _installed_version(connection))
+        found = await send(connection, _calls.hello())
+        _schema.judge_version(found.version)
+    except _schema.NOT_INSTALLED:
+        await connection.close()
+        raise _schema.not_installed() from None
     except BaseException:
         await connection.close()
         raise
+    if found.backend != connection.info.backend_pid:  # which a pooler makes up
+        connection.prepare_threshold = None
     return connection
-
-
-async def _installed_version(connection: aio.Connection) -> str | None:
-    try:
-        return await send(connection, _calls.version())
-    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction):
-        return None
 
 
 class Link:

@@ -60,7 +60,7 @@ def send(connection: blocking.Connection, call: Call[T]) -> T:
     try:
         with connection.cursor(row_factory=tuple_row) as cursor:
             cursor.execute(call.statement, call.params)
-            return call.decode(cursor.fetchall())
+            return call.decode(cursor.fetchall() if cursor.description else [])
     except psycopg.Error as error:
         if (own := from_psycopg(error)) is not None:
             raise own from error
@@ -77,7 +77,7 @@ def send_replanned(connection: blocking.Connection, call: Call[T]) -> T:
 
 
 def connect(dsn: str, name: str) -> blocking.Connection:
-    """A connection whose schema fits this client."""
+    """A connection whose schema fits this client; it prepares nothing where a pooler is between."""
     try:
         connection: blocking.Connection = blocking.ConnectionClass.connect(
             _dsn.complete(dsn, name), autocommit=True
@@ -85,18 +85,17 @@ def connect(dsn: str, name: str) -> blocking.Connection:
     except psycopg.OperationalError as error:
         raise CannotConnect(f"cannot connect to the database: {error}") from error
     try:
-        _schema.judge_version(_installed_version(connection))
+        found = send(connection, _calls.hello())
+        _schema.judge_version(found.version)
+    except _schema.NOT_INSTALLED:
+        connection.close()
+        raise _schema.not_installed() from None
     except BaseException:
         connection.close()
         raise
+    if found.backend != connection.info.backend_pid:  # which a pooler makes up
+        connection.prepare_threshold = None
     return connection
-
-
-def _installed_version(connection: blocking.Connection) -> str | None:
-    try:
-        return send(connection, _calls.version())
-    except (psycopg.errors.InvalidSchemaName, psycopg.errors.UndefinedFunction):
-        return None
 
 
 class Link:

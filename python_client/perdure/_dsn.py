@@ -49,7 +49,7 @@ def resolve(dsn: str | None) -> str:
     )
 
 
-def complete(dsn: str, name: str) -> str:
+def complete(dsn: str, name: str, **limits: int) -> str:
     """The DSN with what makes a call to a silent server fail within seconds, not hours."""
     given = conninfo.conninfo_to_dict(dsn)
-    return conninfo.make_conninfo(**(_ALIVE | {"application_name": name} | given))
+    return conninfo.make_conninfo(**(_ALIVE | {"application_name": name} | limits | given))

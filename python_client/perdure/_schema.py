@@ -18,6 +18,9 @@ from psycopg.rows import scalar_row, tuple_row
 
 from perdure.errors import ClientNewer, PerdureError, SchemaNewer
 
+# What calling a function of the schema fails with where there is no schema.
+NOT_INSTALLED = (errors.InvalidSchemaName, errors.UndefinedFunction)
+
 VERSION_QUERY = "select perdure.version()"
 
 _ONCE = ("00_schema/", "20_tables/")
@@ -85,11 +88,15 @@ def reapply_sql() -> str:
     return "".join(_reapplied().values())
 
 
+def not_installed() -> ClientNewer:
+    return ClientNewer("the database has no schema perdure: run `perdure migrate`")
+
+
 def judge_version(found: str | None) -> None:
     """Raise unless a schema of version `found` (None: there is none) fits this client."""
     mine = client_version()
     if found is None:
-        raise ClientNewer("the database has no schema perdure: run `perdure migrate`")
+        raise not_installed()
     if _release(found) > _release(mine):
         raise _too_new(found)
     if _release(found) < _release(mine):

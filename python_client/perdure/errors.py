@@ -108,6 +108,14 @@ class StillClosing(PerdureError, sqlstate="QD012"):
     """The consequences of an end are still being applied: try again."""
 
 
+class Fenced(PerdureError, sqlstate="QD013"):
+    """This leadership is over: another epoch has begun, or it was given back."""
+
+
+class HotStandby(PerdureError, sqlstate="QD016"):
+    """The server is a hot standby: leading and working need the primary."""
+
+
 class InvalidName(PerdureError, sqlstate="QD020"):
     """A name is empty, longer than 255 characters or holds control characters."""
 

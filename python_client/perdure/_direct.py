@@ -1,0 +1,215 @@
+"""A connection for a thread of its own: a deadline for each statement, and ears.
+
+What has to stay alive beside busy bodies (a worker's life, leadership) runs in threads, each over
+one of these. No statement waits longer than it may, whatever the network does; notifications are
+heard while waiting; another thread can interrupt the wait. Whether a pooler stands in between is
+found out when it opens: behind one there are no session locks and no notifications.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import psycopg
+from psycopg import pq
+
+from perdure import _calls, _dsn, _schema
+from perdure._client_sync import send_replanned
+from perdure.errors import CannotConnect, HotStandby
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+
+    from perdure._calls import Call
+
+T = TypeVar("T")
+
+_PROBE = 2.0  # seconds within which a notification to oneself arrives, else none ever will
+_LEAST_CONNECT_TIMEOUT = 2  # libpq takes a smaller one for this
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One notification of the engine; None where it is about any queue or channel."""
+
+    event: str
+    purpose: str | None = None
+    channels: list[str] | None = None
+    queues: list[str] | None = None
+
+    def is_about(self, channel: str) -> bool:
+        return self.channels is None or channel in self.channels
+
+
+class _Connection(psycopg.Connection[Any]):
+    """Hangs up when the deadline passes: what was asked may have been done, or may be yet."""
+
+    deadline = float("inf")
+
+    def wait(self, gen: Generator[Any, Any, T], *_: Any, **__: Any) -> T:
+        poll = select.poll()
+        try:
+            wanted = next(gen)
+            while True:
+                poll.register(self.pgconn.socket, _interest(wanted))
+                left = self.deadline - time.monotonic()
+                answer = poll.poll(None if left == float("inf") else max(0.0, left) * 1000)
+                if not answer:
+                    self.pgconn.finish()
+                    raise psycopg.OperationalError("no answer in time")
+                wanted = gen.send(_readiness(answer[0][1]))
+        except StopIteration as end:
+            value: T = end.value
+            return value
+
+
+def _interest(wanted: int) -> int:
+    """In the words of poll: psycopg says 1 for reading, 2 for writing."""
+    return (select.POLLIN if wanted & 1 else 0) | (select.POLLOUT if wanted & 2 else 0)
+
+
+def _readiness(found: int) -> int:
+    failed = found & (select.POLLERR | select.POLLHUP | select.POLLNVAL)
+    return (1 if found & select.POLLIN or failed else 0) | (2 if found & select.POLLOUT else 0)
+
+
+class Direct:
+    """Opened and used by one thread; `wake` may be called by any."""
+
+    def __init__(self, dsn: str | None, name: str, *, ttl: float) -> None:
+        self._dsn = dsn
+        self._name = name
+        self._ttl = ttl
+        self._connection: _Connection | None = None
+        self._heard: deque[Event] = deque()
+        self._woken, self._waker = os.pipe()
+        for end in (self._woken, self._waker):
+            os.set_blocking(end, False)
+        self.is_pooled = False
+
+    @property
+    def is_open(self) -> bool:
+        return self._connection is not None and not self._connection.closed
+
+    def open(self) -> None:
+        """Connects, finds out what it is connected to, listens where that is of use."""
+        self.hang_up()
+        dsn = _dsn.complete(
+            _dsn.resolve(self._dsn),
+            self._name,
+            connect_timeout=max(_LEAST_CONNECT_TIMEOUT, round(self._ttl)),
+            tcp_user_timeout=round(self._ttl * 1000),
+        )
+        try:
+            self._connection = _Connection.connect(dsn, autocommit=True)
+        except psycopg.OperationalError as error:
+            raise CannotConnect(f"cannot connect to the database: {error}") from error
+        try:
+            self._probe(self._connection)
+        except BaseException:
+            self.hang_up()
+            raise
+
+    def _probe(self, connection: _Connection) -> None:
+        connection.deadline = time.monotonic() + max(_PROBE, self._ttl)
+        connection.prepare_threshold = None
+        try:
+            found = self.run(_calls.hello())
+        except _schema.NOT_INSTALLED:
+            raise _schema.not_installed() from None
+        _schema.judge_version(found.version)
+        if found.is_standby:
+            raise HotStandby(
+                "this server is a hot standby: nobody can lead or work here",
+                hint="connect to the primary: target_session_attrs=read-write",
+            )
+        # a pooler makes up the number that the client gets at its start
+        self.is_pooled = found.backend != connection.info.backend_pid
+        if not self.is_pooled:
+            connection.add_notify_handler(self._hear)
+            self.run(_calls.limit_session(self._ttl))
+            with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
+                self.run(_calls.watch_client(self._ttl / 4))
+            self.run(_calls.listen())
+            self.is_pooled = not self._hears_itself(connection)
+        if not self.is_pooled:
+            connection.prepare_threshold = 5
+
+    def _hears_itself(self, connection: _Connection) -> bool:
+        self.run(_calls.notify("probe"))
+        give_up = time.monotonic() + _PROBE
+        heard: list[Event] = []
+        while (left := give_up - time.monotonic()) > 0:
+            heard += self.wait(left)
+            if any(event.event == "probe" for event in heard):
+                self._heard.extend(heard)
+                return True
+        return False
+
+    def run(self, call: Call[T], within: float | None = None) -> T:
+        """Sends a call and waits for its answer, for `within` seconds; then it hangs up."""
+        assert self._connection is not None
+        if within is not None:
+            self._connection.deadline = time.monotonic() + within
+        return send_replanned(self._connection, call)
+
+    def wait(self, timeout: float) -> list[Event]:
+        """What was heard, as soon as anything was; nothing after `timeout` seconds or `wake`.
+
+        OperationalError when the server has hung up.
+        """
+        if not self._heard:
+            poll = select.poll()
+            poll.register(self._woken, select.POLLIN)
+            if self._connection is not None and not self._connection.closed:
+                poll.register(self._connection.pgconn.socket, select.POLLIN)
+            ready = {descriptor for descriptor, _ in poll.poll(max(0.0, timeout) * 1000)}
+            if self._woken in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.read(self._woken, 4096)
+            if ready - {self._woken}:
+                self._listen_in()
+        heard = list(self._heard)
+        self._heard.clear()
+        return heard
+
+    def _listen_in(self) -> None:
+        assert self._connection is not None
+        pgconn = self._connection.pgconn
+        pgconn.consume_input()
+        while (notify := pgconn.notifies()) is not None:
+            self._hear(
+                psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid)
+            )
+        if pgconn.status != pq.ConnStatus.OK:
+            raise psycopg.OperationalError("the server has hung up")
+
+    def _hear(self, notify: psycopg.Notify) -> None:
+        with contextlib.suppress(ValueError, TypeError):  # somebody else's
+            told = json.loads(notify.payload)
+            names = ("purpose", "channels", "queues")
+            self._heard.append(Event(told["event"], *(told.get(name) for name in names)))
+
+    def wake(self) -> None:
+        """Ends a wait of the thread that uses this, at once."""
+        with contextlib.suppress(BlockingIOError, OSError):
+            os.write(self._waker, b"!")
+
+    def hang_up(self) -> None:
+        """Closes the connection, if there is one; it can be opened again."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def close(self) -> None:
+        """For good."""
+        self.hang_up()
+        for end in (self._woken, self._waker):
+            os.close(end)

@@ -1,0 +1,20 @@
+-- The only place that notifies: one channel for the whole install, a small payload. The server keeps
+-- one of equal payloads of a transaction. It takes a lock of the whole database until the commit is
+-- on disk: never in a hot transition.
+
+create or replace function perdure._notify(p_event jsonb) returns void
+language sql
+volatile
+as $$
+  select pg_catalog.pg_notify(
+    'perdure',
+    case
+      when pg_catalog.octet_length(p_event::text) < 8000 then p_event::text
+      -- too many names for a payload: of any
+      else pg_catalog.jsonb_build_object('event', p_event -> 'event')::text
+    end
+  )
+$$;
+
+comment on function perdure._notify(jsonb) is
+'Tells the listeners of `perdure`: {"event", …}; docs/reference/events.md has them all.';

@@ -1,0 +1,55 @@
+-- elect: stand for channels, one call for all of them; whoever leads already is confirmed
+-- Locks: as _elect, channel by channel, none of them waited for.
+
+create or replace function perdure.elect(
+  channels text[], holder uuid, mode text default 'session', ttl interval default '1 second',
+  purpose text default 'lock', name text default null
+) returns table (channel text, is_leader boolean, epoch bigint, wait_ms int, reason text)
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+declare
+  v_locked int[];
+  v_channel text;
+  v_elected text[] := '{}';
+begin
+  perform perdure._require_primary();
+  perform perdure._require_read_committed();
+  perform perdure._require_channels(channels, elect.purpose);
+  if holder is null or elect.mode not in ('session', 'lease')
+    or ttl not between '100 milliseconds' and '1 day'
+    or perdure._is_name(elect.name) is false
+  then
+    raise exception 'an election needs a holder, a mode (session or lease), a ttl of 100 ms to 1 day'
+      using errcode = 'QD026';
+  end if;
+  v_locked := perdure._locked_keys(pg_backend_pid());
+  foreach v_channel in array channels loop
+    channel := v_channel;
+    select e.epoch, e.wait_ms, e.reason into elect.epoch, elect.wait_ms, elect.reason
+    from perdure._elect(
+      elect.purpose, v_channel, holder, elect.mode, ttl, elect.name, v_locked
+    ) as e;
+    is_leader := elect.epoch is not null;
+    if elect.reason = 'elected' then
+      v_elected := v_elected || v_channel;
+    end if;
+    return next;
+  end loop;
+  if cardinality(v_elected) > 0 then
+    perform perdure._notify(jsonb_build_object(
+      'event', 'elected', 'purpose', elect.purpose, 'channels', v_elected
+    ));
+  end if;
+end
+$$;
+
+comment on function perdure.elect(text[], uuid, text, interval, text, text) is
+'Stands for leadership of channels (any name up to 255 characters). One row for each: is_leader, the
+epoch that fences the holder, else why not (held, busy) and after how many milliseconds to ask
+again, where known. holder: a fresh uuid for each process. mode session: held as long as this
+session, which has to be a direct connection; lease: for `ttl`, renewed by calling again, also
+through a pooler. Calling again as the holder changes nothing. purpose: lock, or sweep for the
+housekeeping of a queue. Raises QD010, QD016 (a hot standby), QD020, QD026.';

@@ -1,0 +1,26 @@
+-- request_resign: ask the holder to let the next one in
+
+create or replace function perdure.request_resign(channels text[], purpose text default 'lock')
+returns int
+language plpgsql
+volatile
+security definer
+set search_path = pg_catalog, perdure, pg_temp
+as $$
+begin
+  perform perdure._require_read_committed();
+  perform perdure._require_channels(channels, request_resign.purpose);
+  perform perdure._notify(jsonb_build_object(
+    'event', 'resign_please', 'purpose', request_resign.purpose, 'channels', channels
+  ));
+  return (
+    select count(*)
+    from perdure.leaders as l
+    where l.purpose = request_resign.purpose and l.channel = any(channels) and l.is_held
+  );
+end
+$$;
+
+comment on function perdure.request_resign(text[], text) is
+'Asks whoever leads these channels to resign; nothing is forced. Returns how many are held. Raises
+QD010, QD020, QD026.';
