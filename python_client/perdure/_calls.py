@@ -371,13 +371,33 @@ def fsck() -> Call[list[Violation]]:
 
 
 def register_worker(
-    name: str, queues: Sequence[str], tasks: Sequence[str], info: Mapping[str, Any]
+    name: str,
+    queues: Sequence[str],
+    tasks: Sequence[str],
+    info: Mapping[str, Any],
+    incarnation: UUID,
+    mode: str,
+    ttl: float,
+    weight: int,
 ) -> Call[UUID]:
     return Call(
-        "select perdure.register_worker(%s::text, %s::text[], %s::text[], %s::jsonb)",
-        [name, list(queues), list(tasks), _json.dumps(info).decode()],
+        "select perdure.register_worker(%s::text, %s::text[], %s::text[], %s::jsonb, %s::uuid,"
+        " %s::text, %s * interval '1 second', %s::int)",
+        [
+            *(name, list(queues), list(tasks), _json.dumps(info).decode()),
+            *(incarnation, mode, ttl, weight),
+        ],
         _one,
     )
+
+
+def ping_worker(worker: UUID) -> Call[int]:
+    return Call("select perdure.ping_worker(%s::uuid)", [worker], _one)
+
+
+def notify_ready(queues: Sequence[str] | None) -> Call[None]:
+    names = None if queues is None else list(queues)
+    return Call("select perdure.notify_ready(%s::text[])", [names], _nothing)
 
 
 def resume_worker(worker: UUID, held: Sequence[int], call: int) -> Call[dict[int, int]]:
@@ -414,6 +434,7 @@ class Reply:
     more: bool
     wait_ms: int | None
     after: str | None
+    wake: bool = False
 
 
 def exchange(
@@ -425,7 +446,7 @@ def exchange(
     after: str | None,
 ) -> Call[Reply]:
     def decode(rows: list[Row]) -> Reply:
-        results, claimed, gone, more, wait_ms, cursor = rows[0]
+        results, claimed, gone, more, wait_ms, cursor, wake = rows[0]
         return Reply(
             [Judgement(**result) for result in _json_or_none(results) or ()],
             _json_or_none(claimed) or [],
@@ -433,10 +454,11 @@ def exchange(
             bool(more),
             wait_ms,
             cursor,
+            bool(wake),
         )
 
     return Call(
-        "select results::text, claimed::text, gone, more, wait_ms, next_after::text"
+        "select results::text, claimed::text, gone, more, wait_ms, next_after::text, wake"
         " from perdure.exchange(%s::uuid, %s::jsonb, %s::int, null, null, %s::bigint[],"
         " %s::bigint, %s::jsonb)",
         [

@@ -83,10 +83,11 @@ def _readiness(found: int) -> int:
 class Direct:
     """Opened and used by one thread; `wake` may be called by any."""
 
-    def __init__(self, dsn: str | None, name: str, *, ttl: float) -> None:
+    def __init__(self, dsn: str | None, name: str, *, ttl: float, listens: bool = True) -> None:
         self._dsn = dsn
         self._name = name
         self._ttl = ttl
+        self._listens = listens
         self._connection: _Connection | None = None
         self._heard: deque[Event] = deque()
         self._woken, self._waker = os.pipe()
@@ -132,7 +133,7 @@ class Direct:
             )
         # a pooler makes up the number that the client gets at its start
         self.is_pooled = found.backend != connection.info.backend_pid
-        if not self.is_pooled:
+        if self._listens and not self.is_pooled:
             connection.add_notify_handler(self._hear)
             self.run(_calls.limit_session(self._ttl))
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system

@@ -49,6 +49,11 @@ def resolve(dsn: str | None) -> str:
     )
 
 
+def direct(dsn: str | None, given: str | None) -> str | None:
+    """The way around a pooler, where one is named: `given`, else PERDURE_DIRECT_URL, else `dsn`."""
+    return given or os.environ.get("PERDURE_DIRECT_URL") or dsn
+
+
 def complete(dsn: str, name: str, **limits: int) -> str:
     """The DSN with what makes a call to a silent server fail within seconds, not hours."""
     given = conninfo.conninfo_to_dict(dsn)

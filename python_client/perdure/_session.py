@@ -1,15 +1,13 @@
-"""A worker's conversation with the engine: one connection, one incarnation, numbered calls."""
+"""A worker's conversation with the engine: one connection, an incarnation, numbered calls."""
 
 from __future__ import annotations
 
-import os
-import platform
-import socket
+import asyncio
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
 
-from perdure import _calls, _dsn, _schema
+from perdure import _calls, _dsn
 from perdure._client_async import connect, send_replanned
 from perdure.errors import BrokenInvariant, WorkerGone
 
@@ -18,6 +16,7 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from perdure._calls import Call, Judgement, Reply
+    from perdure._control import Control
     from perdure._reports import Report
 
 T = TypeVar("T")
@@ -30,46 +29,32 @@ class Session:
     """Opens, opens again after a loss, exchanges. Nothing here is repeated but by `open`."""
 
     def __init__(
-        self,
-        dsn: str | None,
-        *,
-        name: str | None,
-        queues: Sequence[str],
-        tasks: Sequence[Mapping[str, Any]],
-        names: Sequence[str],
+        self, dsn: str | None, *, tasks: Sequence[Mapping[str, Any]], control: Control
     ) -> None:
         self._dsn = dsn
-        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
-        self._queues = queues
         self._tasks = tasks
-        self._names = names
+        self._control = control
         self._connection: psycopg.AsyncConnection[Any] | None = None
         self._worker: UUID | None = None
         self._call = 0
-
-    @property
-    def name(self) -> str:
-        return self._name
 
     @property
     def is_open(self) -> bool:
         return self._connection is not None and not self._connection.closed
 
     async def open(self, held: Iterable[int]) -> dict[int, int]:
-        """Connects, and registers or resumes; returns the leases still held: id to token."""
+        """Connects, and begins or resumes; returns the leases still held: id to token."""
         await self._disconnect()
         self._connection = await connect(_dsn.resolve(self._dsn), "perdure worker")
-        if self._worker is not None:
+        former = self._worker
+        if former is None:
+            await self._run(_calls.define_tasks(self._tasks))
+        else:
             try:
-                return await self._run(
-                    _calls.resume_worker(self._worker, list(held), self._call + 1)
-                )
+                return await self._run(_calls.resume_worker(former, list(held), self._call + 1))
             except WorkerGone:
-                self._worker = None
-        await self._run(_calls.define_tasks(self._tasks))
-        self._worker = await self._run(
-            _calls.register_worker(self._name, self._queues, self._names, _about_this_process())
-        )
+                pass
+        self._worker = await asyncio.wrap_future(self._control.registered(instead_of=former))
         self._call = 0
         return {}
 
@@ -132,12 +117,3 @@ def _primary(error: psycopg.Error | BrokenInvariant) -> str:
     if isinstance(error, psycopg.Error):
         return error.diag.message_primary or str(error)
     return str(error)
-
-
-def _about_this_process() -> dict[str, Any]:
-    return {
-        "host": socket.gethostname(),
-        "pid": os.getpid(),
-        "python": platform.python_version(),
-        "perdure": _schema.client_version(),
-    }

@@ -1,9 +1,10 @@
 """The worker: claims executions, runs their bodies, reports how they ended.
 
-All happens in one event loop, over one connection. One exchange is in flight at a time; the
-reports that gather meanwhile go with the next one, which also claims into the free slots. Sync
-bodies run in threads. What the database no longer grants is interrupted; what it never heard of
-for lack of a connection is reported again.
+Bodies and exchanges share one event loop. One exchange is in flight at a time; the reports that
+gather meanwhile go with the next one, which also claims into the free slots. Sync bodies run in
+threads. What the database no longer grants is interrupted; what it never heard of for lack of a
+connection is reported again. Signs of life, listening and housekeeping have threads and
+connections of their own (`_control`, `_sweeper`), so that no body can hold them up.
 """
 
 from __future__ import annotations
@@ -14,8 +15,10 @@ import contextvars
 import functools
 import inspect
 import logging
+import os
 import random
 import signal
+import socket
 import time
 from collections import deque
 from enum import IntEnum
@@ -23,11 +26,12 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import psycopg
 
-from perdure import _calls, _reports
-from perdure._client_async import Link
+from perdure import _calls, _dsn, _reports
 from perdure._context import Context, Signal, enter
+from perdure._control import Control, Registration
 from perdure._finalize import load_finalize
 from perdure._session import Session
+from perdure._sweeper import Sweeper
 from perdure._threads import Threads
 from perdure.errors import (
     CannotConnect,
@@ -43,17 +47,16 @@ if TYPE_CHECKING:
 
     from perdure._app import App
     from perdure._calls import Judgement
+    from perdure._direct import Event
     from perdure._reports import Report
     from perdure._task import Task
 
 log = logging.getLogger("perdure")
 
-_POLL = 0.25  # longest silence: how late an idle worker learns of work, a busy one of a cancel
+_DEAF_POLL = 0.25  # while nothing can be heard: behind a pooler, between two connections
 _SHORTEST_PAUSE = 0.005
-_HELD_EVERY = 0.2  # how often a busy worker asks which of its leases are gone
+_HELD_EVERY = 1.0  # how often a worker asks unbidden which of its leases are gone
 _CURSOR_LIFE = 0.1
-_SWEEP_EVERY = 0.5
-_SWEEP_LIMIT = 1000
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 1.0
 _GRACE = 5.0  # for bodies to end after they were interrupted
@@ -67,6 +70,11 @@ class WorkerOptions(TypedDict, total=False):
     batch: int
     prefetch: int
     drain_timeout: float
+    poll: float
+    ttl: float
+    weight: int
+    sweeper: bool
+    direct_dsn: str | None
     name: str | None
     install_signals: bool
 
@@ -142,6 +150,11 @@ class Worker:
     `prefetch` more are claimed ahead of a free slot. The first SIGTERM or SIGINT (or `stop`) lets
     running bodies end, for at most `drain_timeout` seconds; the second (or `cancel`) interrupts
     them and hands their executions back without using up an attempt.
+
+    It listens for work and looks unasked every `poll` seconds, or when something is due. Its work
+    is given to others when no sign of life came for `ttl` seconds. `weight` is its share of
+    shards, `sweeper` whether it stands for the housekeeping of its queues. Where the app's database
+    is reached through a pooler, `direct_dsn` (else PERDURE_DIRECT_URL) leads around it.
     """
 
     def __init__(
@@ -153,25 +166,38 @@ class Worker:
         batch: int = 100,
         prefetch: int = 0,
         drain_timeout: float = 30.0,
+        poll: float = 5.0,
+        ttl: float = 10.0,
+        weight: int = 1,
+        sweeper: bool = True,
+        direct_dsn: str | None = None,
         name: str | None = None,
         install_signals: bool = True,
     ) -> None:
         if concurrency < 1 or batch < 1 or prefetch < 0 or drain_timeout < 0:
             raise ValueError("concurrency and batch are at least 1, prefetch and drain_timeout 0")
+        if not (0 < poll and 1 <= ttl <= 86_400 and 1 <= weight <= 1000):
+            raise ValueError("poll is more than 0, ttl 1 to 86,400 seconds, weight 1 to 1000")
         if isinstance(queues, str) or not queues:
             raise ValueError(f"queues is {queues!r}, not a list of names")
         names = [task.name for task in app.tasks.values() if not task.is_sleeping]
         if not names:
             raise ValueError("the app has no tasks that a worker could run")
         self._app = app
+        self._queues = frozenset(queues)
         self._concurrency = concurrency
         self._batch = batch
         self._prefetch = prefetch
         self._drain_timeout = drain_timeout
         self._install_signals = install_signals
-        self._session = Session(
-            app.dsn, name=name, queues=list(queues), tasks=app.definitions(), names=names
-        )
+        self._poll = poll
+        self._name = name or f"{socket.gethostname()}:{os.getpid()}"
+        direct = _dsn.direct(app.dsn, direct_dsn)
+        registration = Registration(self._name, list(queues), names, ttl, weight)
+        self._control = Control(direct, registration, self._overhear)
+        self._session = Session(app.dsn, tasks=app.definitions(), control=self._control)
+        self._sweeper = Sweeper(direct, self._name, queues) if sweeper else None
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._leases: dict[int, _Lease] = {}  # begun or not, but not reported
         self._backlog: deque[_Lease] = deque()  # claimed ahead, not begun
         self._reports: list[Report] = []
@@ -188,19 +214,18 @@ class Worker:
 
     async def run(self) -> None:
         """Works until stopped; returns when every lease is reported or handed back."""
+        self._loop = asyncio.get_running_loop()
         with self._signals():
-            sweeper: asyncio.Task[None] | None = None
             try:
+                self._control.start()
                 await self._session.open(())
-                log.info("worker %s is running", self._session.name)
-                sweeper = asyncio.create_task(self._sweep())
+                log.info("worker %s is running", self._name)
+                if self._sweeper is not None:
+                    self._sweeper.start()
                 await self._work()
             finally:
-                if sweeper is not None:
-                    sweeper.cancel()
-                    await asyncio.gather(sweeper, return_exceptions=True)
                 await self._leave()
-        log.info("worker %s has stopped", self._session.name)
+        log.info("worker %s has stopped", self._name)
 
     def stop(self) -> None:
         """Claims nothing more, hands back what was not begun, lets running bodies end."""
@@ -260,6 +285,8 @@ class Worker:
         for lease in list(self._leases.values()):
             self._drop(lease)
         self._threads.shutdown()
+        if self._sweeper is not None:
+            await asyncio.to_thread(self._sweeper.stop)
         try:
             async with asyncio.timeout(_GRACE):
                 if self._reports and self._session.is_open:
@@ -267,6 +294,7 @@ class Worker:
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
             log.warning("leaving without a word: %s", _first_line(error))
+        await asyncio.to_thread(self._control.stop)
 
     # Exchanging
 
@@ -303,6 +331,7 @@ class Worker:
         after: str | None = None
         full_at = 0.0
         while not self._is_over():
+            self._stir.clear()  # what stirs from here on is not in the answer
             want = self._want()
             now = time.monotonic()
             if now - full_at > _CURSOR_LIFE:
@@ -314,6 +343,8 @@ class Worker:
                 self._reports[:0] = reports  # whether they arrived is not known: tell again
                 raise
             self._backoff = _FIRST_BACKOFF
+            if reply.wake:
+                self._control.wake_others()
             for judgement in reply.judgements:
                 _log_judgement(judgement)
             for id_ in reply.gone:
@@ -327,7 +358,7 @@ class Worker:
                 continue  # claims on while these begin
             await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
             if not (reply.more or self._reports):
-                await self._pause(reply.wait_ms)
+                await self._pause(reply.wait_ms if want else None)
 
     def _is_over(self) -> bool:
         if self._phase is _Phase.OVER:
@@ -360,16 +391,36 @@ class Worker:
         return taken
 
     async def _pause(self, wait_ms: int | None) -> None:
-        """Until something is to be told, something is due, or it is time to ask."""
-        longest = _POLL
+        """Until something is to be told, was heard, or is due, or it is time to ask unbidden."""
+        longest = self._poll * random.uniform(0.8, 1.0)
+        if self._leases:
+            longest = min(longest, _HELD_EVERY)
+        if not self._control.is_hearing:
+            longest = min(longest, _DEAF_POLL)
         if wait_ms is not None:  # what is due and yet was not claimed belongs to others
-            longest = min(_POLL, max(_SHORTEST_PAUSE, wait_ms / 1000))
-        self._stir.clear()
-        if self._reports or self._is_over():
+            longest = min(longest, max(_SHORTEST_PAUSE, wait_ms / 1000))
+        if self._is_over():
             return
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(longest):
                 await self._stir.wait()
+
+    def _overhear(self, event: Event) -> None:
+        """Called by the control thread."""
+        assert self._loop is not None
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._hear, event)
+
+    def _hear(self, event: Event) -> None:
+        if event.event == "gone" and self._leases:
+            self._held_at = -_HELD_EVERY
+            self._stir.set()
+        elif event.event == "shards" or (event.event == "ready" and self._serves(event.queues)):
+            if self._want():  # else a slot that falls free asks
+                self._stir.set()
+
+    def _serves(self, queues: list[str] | None) -> bool:
+        return queues is None or not self._queues.isdisjoint(queues)
 
     # Leases
 
@@ -499,29 +550,6 @@ class Worker:
             lease.expire()
             raise TimedOut
         return lease.thread.result()
-
-    # Sweeping
-
-    async def _sweep(self) -> None:
-        """Does what time alone causes, over a connection of its own."""
-        link = Link(self._app.dsn)
-        is_failing = False
-        try:
-            while True:
-                try:
-                    more = (await link.run(_calls.sweep(None, _SWEEP_LIMIT))).more
-                    is_failing = False
-                except (psycopg.Error, PerdureError, OSError) as error:
-                    log.log(
-                        logging.DEBUG if is_failing else logging.WARNING,
-                        "sweep: %s",
-                        _first_line(error),
-                    )
-                    is_failing, more = True, False
-                pause = _SWEEP_EVERY * random.uniform(0.8, 1.2)
-                await asyncio.sleep(_SHORTEST_PAUSE if more else pause)
-        finally:
-            await link.close()
 
 
 async def _validated(task: Task[..., Any, Any], value: Any) -> Any:

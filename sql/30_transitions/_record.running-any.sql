@@ -5,7 +5,7 @@
 
 create or replace function perdure._record(
   p_worker perdure.worker, p_outcomes jsonb,
-  out results jsonb, out tellings perdure._telling[]
+  out results jsonb, out tellings perdure._telling[], out rest int
 )
 language plpgsql
 volatile
@@ -83,13 +83,12 @@ begin
   if v_keyed is not null or v_timed is not null then
     perform perdure._forget(v_keyed, v_timed, v_now);
   end if;
-  if v_rest is not null then
+  rest := coalesce(cardinality(v_rest), 0);
+  if rest > 0 then
     select x.results, _record.tellings || x.tellings into results, tellings
     from perdure._record_rest(v_rest, v_by_lease, v_now, v_limit) as x;
   end if;
-  if coalesce(cardinality(v_done), 0) + coalesce(cardinality(v_rest), 0)
-    <> jsonb_array_length(p_outcomes)
-  then
+  if coalesce(cardinality(v_done), 0) + rest <> jsonb_array_length(p_outcomes) then
     results := coalesce(results, '[]') || perdure._refusals(p_outcomes, v_done, v_rest);
   end if;
 end
@@ -98,4 +97,4 @@ $$;
 comment on function perdure._record(perdure.worker, jsonb) is
 'Applies a batch of outcomes, each judged alone. results: a JSON array of those that were not
 plainly recorded ({id, token, result, code, message}); tellings: what decrement_parents() still has
-to do, as the transaction''s last step.';
+to do, as the transaction''s last step; rest: how many were not plainly completed.';

@@ -26,7 +26,11 @@ begin
   amount := 0;
   select c.* into v_config from perdure.config as c;
   update perdure.worker as w
-  set lost_at = p_now
+  set lost_at = coalesce(
+    -- a lease says itself when the life ended
+    (select least(p_now, l.expires_at) from perdure.worker_lease as l where l.worker_id = w.id),
+    p_now
+  )
   where w.id = any(array(
     select x.id
     from perdure.worker as x
@@ -57,6 +61,9 @@ begin
     delete from perdure.worker as w
     where w.id = any(v_gone)
       and not exists (select from perdure.running as r where r.worker_id = w.id);
+    delete from perdure.worker_lease as l
+    where l.worker_id = any(v_gone)
+      and not exists (select from perdure.worker as w where w.id = l.worker_id);
   end if;
   v_gone := array(
     select h.id

@@ -1,7 +1,7 @@
 -- cancel: any -> cancelled
 -- Ready, scheduled, running, sleeping or waiting, and the whole live subtree at once.
 -- Locks: the execution's room row, then its descendants' (SKIP LOCKED), last its ancestors' waiting
--- rows upwards. A body that runs is told at its worker's next exchange.
+-- rows upwards. The worker of a body that runs is notified, and learns of it by an exchange.
 
 create or replace function perdure.cancel(id bigint, reason text default null) returns text
 language plpgsql
@@ -30,7 +30,12 @@ begin
     ),
     v_now
   ) as e;
-  perform perdure._tell(v_end.tellings, true);
+  if perdure._tell(v_end.tellings, true) > 0 then
+    perform perdure._notify_ready();
+  end if;
+  if v_end.result <> 'finished' then
+    perform perdure._notify('{"event": "gone"}');
+  end if;
   return v_end.result;
 end
 $$;

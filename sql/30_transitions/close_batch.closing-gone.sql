@@ -12,7 +12,9 @@ declare
 begin
   perform perdure._require_read_committed();
   select d.* into v_done from perdure._close_batch(close_batch.max, perdure._clock()) as d;
-  perform perdure._tell(v_done.tellings, false);
+  if perdure._tell(v_done.tellings, false) > 0 then
+    perform perdure._notify_ready();
+  end if;
   return v_done.amount;
 end
 $$;

@@ -10,9 +10,11 @@ volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
+declare
+  v_begun int;
 begin
   perform perdure._require_read_committed();
-  return perdure._tell(
+  v_begun := perdure._tell(
     array(
       select row(t.parent_id, t.generation, t.amount, t.failures)::perdure._telling
       from unnest(parents, generations, counts, failures)
@@ -20,6 +22,10 @@ begin
     ),
     true
   );
+  if v_begun > 0 then
+    perform perdure._notify_ready();
+  end if;
+  return v_begun;
 end
 $$;
 

@@ -23,7 +23,8 @@ create or replace function perdure.enqueue(
   retry_backoff text default null,
   max_crashes int default null,
   headers jsonb default null,
-  tags text[] default null
+  tags text[] default null,
+  notify boolean default true
 ) returns bigint
 language plpgsql
 volatile
@@ -60,7 +61,7 @@ begin
       when enqueue.headers is null then '{}'
       else jsonb_build_object('headers', enqueue.headers)
     end
-  )) as r;
+  ), enqueue.notify) as r;
   if v_result.code is not null then
     raise exception 'cannot enqueue %: %', coalesce(enqueue.task, 'null'), v_result.message
       using errcode = v_result.code;
@@ -71,7 +72,7 @@ $$;
 
 comment on function perdure.enqueue(
   text, jsonb, text, int, interval, timestamptz, int, interval, timestamptz, text, text, text,
-  boolean, interval, double precision, interval, double precision, text, int, jsonb, text[]
+  boolean, interval, double precision, interval, double precision, text, int, jsonb, text[], boolean
 ) is
 'Enqueues one execution of a task and returns its id. Null arguments mean the task''s defaults, else
 the engine''s (docs/reference/sql.md). With a key that is in force it returns the id that has it.

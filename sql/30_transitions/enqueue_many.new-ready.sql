@@ -3,7 +3,7 @@
 -- Runs in the caller's transaction. Locks: keys, in ascending order, so that two batches cannot
 -- deadlock on them. Each item is judged alone.
 
-create or replace function perdure.enqueue_many(items jsonb)
+create or replace function perdure.enqueue_many(items jsonb, notify boolean default true)
 returns table (item int, id bigint, is_new boolean, code text, message text)
 language plpgsql
 volatile
@@ -13,6 +13,7 @@ as $$
 declare
   v_now timestamptz := perdure._clock();
   v_items perdure._item[];
+  v_new perdure._item[];
   v_at int;
 begin
   if jsonb_typeof(items) is distinct from 'array' then
@@ -28,14 +29,15 @@ begin
   loop
     v_items[v_at] := perdure._keyed(v_items[v_at], v_items, v_now);
   end loop;
-  perform perdure._insert(
-    array(
-      select row(i.*)::perdure._item
-      from unnest(v_items) as i
-      where i.code is null and not i.is_taken
-    ),
-    v_now
+  v_new := array(
+    select row(i.*)::perdure._item
+    from unnest(v_items) as i
+    where i.code is null and not i.is_taken
   );
+  perform perdure._insert(v_new, v_now);
+  if enqueue_many.notify then
+    perform perdure._announce(v_new, v_now);
+  end if;
   return query
   select
     (i.ordinality - 1)::int,
@@ -48,7 +50,7 @@ begin
 end
 $$;
 
-comment on function perdure.enqueue_many(jsonb) is
+comment on function perdure.enqueue_many(jsonb, boolean) is
 'Enqueues a JSON array of items ({"task", "input", and any argument of enqueue}); one row for each,
 in order: its id (is_new is false where its key was in force), or code and message where it was
 refused. Durations: seconds as a number, or an interval as a string. Raises QD021 when items is not

@@ -1,7 +1,8 @@
 -- exchange: running -> any
 -- And ready -> running: finish and claim in one round trip and one commit.
 -- Locks: the worker's row; its running rows; rows of ready, SKIP LOCKED; last the parents' waiting
--- rows, one at a time in descending id. An exchange that finds nothing to do writes nothing.
+-- rows, one at a time in descending id. An exchange that finds nothing to do writes nothing. It
+-- never notifies: that would serialise all commits. It says that others should be woken (`wake`).
 
 create or replace function perdure.exchange(
   worker uuid,
@@ -17,7 +18,8 @@ create or replace function perdure.exchange(
   out gone bigint[],
   out more boolean,
   out wait_ms int,
-  out next_after jsonb
+  out next_after jsonb,
+  out wake boolean
 )
 language plpgsql
 volatile
@@ -35,6 +37,7 @@ declare
   v_results jsonb;
   v_tellings perdure._telling[];
   v_made int := 0;
+  v_rest int;
 begin
   if outcomes in ('[]', 'null') then
     outcomes := null;
@@ -47,7 +50,7 @@ begin
   then
     v_worker := perdure._enter(worker, call);
     if outcomes is not null then
-      select r.results, r.tellings into v_results, v_tellings
+      select r.results, r.tellings, r.rest into v_results, v_tellings, v_rest
       from perdure._record(v_worker, outcomes) as r;
       results := v_results;
     end if;
@@ -83,6 +86,9 @@ begin
   order by s.start_at, s.id
   limit 1;
   more := v_made > 0 or coalesce(more, false);
+  wake := v_made + coalesce(v_rest, 0) > 0 and exists (
+    select from perdure.ready as r where not r.is_aside
+  );
 end
 $$;
 
@@ -92,6 +98,7 @@ comment on function perdure.exchange(
 'What a worker says and asks in one round trip: reports outcomes, claims up to `want`, and learns
 which of the ids in `held` it no longer holds (`gone`). results: the outcomes that were not plainly
 recorded. claimed: arrays [id, token, task, attempt, input, timeout_ms, extra]. more: ask again at
-once. wait_ms: until the next scheduled execution is due. next_after: where the claim ended, to be
-given back as `after`. call: numbers upwards; one below that of the last resume is refused (QD009).
-Raises QD007, QD009, QD010, QD026, QD028.';
+once. wake: others may claim what came of the outcomes, so call notify_ready(). wait_ms: until the
+next scheduled execution is due. next_after: where the claim ended, to be given back as `after`.
+call: numbers upwards; one below that of the last resume is refused (QD009). Raises QD007, QD009,
+QD010, QD026, QD028.';

@@ -14,10 +14,13 @@ declare
   v_worker perdure.worker := perdure._enter(worker);
   v_results jsonb;
   v_tellings perdure._telling[];
+  v_rest int;
 begin
-  select r.results, r.tellings into v_results, v_tellings
+  select r.results, r.tellings, r.rest into v_results, v_tellings, v_rest
   from perdure._record(v_worker, coalesce(outcomes, '[]')) as r;
-  perform perdure._tell(v_tellings, true);
+  if perdure._tell(v_tellings, true) + v_rest > 0 then
+    perform perdure._notify_ready();
+  end if;
   return query
   select
     case when o.value ->> 'id' ~ '^[0-9]{1,18}$' then (o.value ->> 'id')::bigint end,

@@ -62,6 +62,7 @@ begin
       pg_column_size(v_fact.input), v_fact.priority, v_fact.key is not null, v_fact.queue,
       v_fact.task, null
     )::perdure.scheduled], v_now);
+    perform perdure._notify_ready(array[v_fact.queue]);
   end if;
   insert into perdure.deadline (id, at)
   select v_fact.id, d.at

@@ -58,8 +58,8 @@ begin
       end,
       v_now
     );
-    if v_telling.parent_id is not null then
-      perform perdure._tell(array[v_telling], true);
+    if v_telling.parent_id is not null and perdure._tell(array[v_telling], true) > 0 then
+      perform perdure._notify_ready();
     end if;
   elsif not exists (select from perdure.finished as f where f.id = v_id) then
     raise exception 'execution % with the key % does not sleep', v_id, wake.key

@@ -16,8 +16,7 @@ begin
   where w.incarnation = p_worker
   for no key update;
   if v_worker.id is null then
-    raise exception 'this worker is not registered, or its work was taken away'
-      using errcode = 'QD007', hint = 'Register anew with perdure.register_worker.';
+    return perdure._require_worker(p_worker);  -- refuses
   end if;
   if p_call < v_worker.least_call then
     raise exception 'call % was sent before this worker resumed with call %',

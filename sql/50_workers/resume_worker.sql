@@ -1,7 +1,7 @@
--- resume_worker: the same incarnation on a new session
--- Locks: the session advisory lock; the worker's row, FOR UPDATE: an exchange that is still under
--- way on the old session is waited for, and one that arrives later has too low a call number. So
--- what is listed here is the whole truth.
+-- resume_worker: the same incarnation exchanges over a new session
+-- Locks: the worker's row, FOR UPDATE: an exchange that is still under way on the old session is
+-- waited for, and one that arrives later has too low a call number. So what is listed here is the
+-- whole truth. The sign of life is another matter: ping_worker().
 
 create or replace function perdure.resume_worker(
   worker uuid, held bigint[] default null, call bigint default 0
@@ -24,15 +24,10 @@ begin
   where w.incarnation = resume_worker.worker
   for update;
   if v_worker.id is null then
-    raise exception 'this worker is not registered, or its work was taken away'
-      using errcode = 'QD007', hint = 'Register anew with perdure.register_worker.';
-  end if;
-  if not pg_try_advisory_lock((select c.lock_namespace from perdure.config as c), v_worker.id) then
-    raise exception 'another session of this worker is still alive'
-      using errcode = 'QD009', hint = 'Try again: the server notices a dead session soon.';
+    v_worker := perdure._require_worker(worker);  -- refuses
   end if;
   update perdure.worker as w
-  set lost_at = null, least_call = greatest(w.least_call, resume_worker.call)
+  set least_call = greatest(w.least_call, resume_worker.call)
   where w.id = v_worker.id;
   with gone as (
     delete from perdure.running as r
@@ -40,14 +35,15 @@ begin
     returning r.*
   )
   select array_agg(row(g.*)::perdure.running) into v_unknown from gone as g;
-  perform perdure._hand_back(v_unknown, 1, perdure._clock());
+  if perdure._hand_back(v_unknown, 1, perdure._clock()) > 0 then
+    perform perdure._notify_ready();
+  end if;
   return query
   select r.id, r.token from perdure.running as r where r.worker_id = v_worker.id order by r.id;
 end
 $$;
 
 comment on function perdure.resume_worker(uuid, bigint[], bigint) is
-'Takes an incarnation over to this session. Leases that are not in `held` (their claim''s reply was
-lost) go back to ready unharmed; the others are returned. Exchanges with a call number below `call`
-are refused from now on. Raises QD007 (register anew), QD009 (the old session is still there),
-QD010.';
+'After a lost reply or connection. Leases that are not in `held` (their claim''s reply was lost) go
+back to ready unharmed; the others are returned. Exchanges with a call number below `call` are
+refused from now on. Raises QD007 (register anew), QD010.';

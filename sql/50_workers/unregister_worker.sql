@@ -12,23 +12,20 @@ as $$
 declare
   v_worker perdure.worker := perdure._enter(worker);
   v_held perdure.running[];
+  v_back int;
 begin
   with gone as (
     delete from perdure.running as r where r.worker_id = v_worker.id returning r.*
   )
   select array_agg(row(g.*)::perdure.running) into v_held from gone as g;
   delete from perdure.worker as w where w.id = v_worker.id;
-  perform pg_advisory_unlock(c.lock_namespace, v_worker.id)
-  from perdure.config as c
-  where exists (  -- this session has the lock: a warning, otherwise
-    select
-    from pg_locks as l
-    where l.pid = pg_backend_pid()
-      and l.locktype = 'advisory'
-      and l.classid = c.lock_namespace::oid
-      and l.objid::int = v_worker.id
-  );
-  return perdure._hand_back(v_held, 1, perdure._clock());
+  delete from perdure.worker_lease as l where l.worker_id = v_worker.id;
+  perform perdure._unlock(v_worker.id);
+  v_back := perdure._hand_back(v_held, 1, perdure._clock());
+  if v_back > 0 then
+    perform perdure._notify_ready();
+  end if;
+  return v_back;
 end
 $$;
 

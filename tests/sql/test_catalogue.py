@@ -78,6 +78,8 @@ UNPINNED = {
     "_milliseconds": None,
     "_moment": None,
     "_names_a_lease": None,
+    "_notify": None,
+    "_notify_ready": None,
     "_retry_delay_ms": None,
     "version": None,
 }

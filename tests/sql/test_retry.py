@@ -356,6 +356,7 @@ def test_a_worker_that_comes_back_in_time_keeps_its_work(
     engine.lose_worker(other.conn)
     engine.value("expire_running")
     back = Engine(connect())
+    back.row("ping_worker", other.worker)
     held = back.rows("resume_worker", other.worker, [lease.id], 7)
     assert [(row["id"], row["token"]) for row in held] == [(lease.id, lease.token)]
     engine.advance(10)

@@ -76,6 +76,7 @@ def test_a_worker_that_comes_back_within_the_grace_keeps_its_leases(
     engine.row("sweep")
     assert engine.one("select lost_at is not null from perdure.worker")
     back = sessions.open()
+    back.row("ping_worker", dying.worker)
     assert back.rows("resume_worker", dying.worker, [id_]) == [{"id": id_, "token": lease.token}]
     assert engine.one("select lost_at is null from perdure.worker")
 

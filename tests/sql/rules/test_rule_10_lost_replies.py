@@ -102,10 +102,12 @@ def test_exchanges_of_one_incarnation_go_one_at_a_time(engine: Engine, sessions:
     assert [row["task"] for row in done(second)] == ["second"]
 
 
-def test_resume_is_refused_while_the_old_session_lives(engine: Engine, sessions: Sessions) -> None:
+def test_a_life_is_not_taken_over_from_a_session_that_lives(
+    engine: Engine, sessions: Sessions
+) -> None:
     other = sessions.open()
     with pytest.raises(psycopg.Error) as caught:
-        other.rows("resume_worker", engine.worker)
+        other.rows("ping_worker", engine.worker)
     assert caught.value.sqlstate == "QD009"
     engine.row("sweep")
     assert engine.one("select lost_at is null from perdure.worker")

@@ -23,10 +23,11 @@ def _naming(engine: Engine, pattern: str) -> set[str]:
 # 18: session locks
 
 
-def test_18_only_registration_takes_a_session_lock(engine: Engine) -> None:
+def test_18_only_signs_of_life_and_elections_take_a_session_lock(engine: Engine) -> None:
     taking = _naming(engine, r"pg_(try_)?advisory_lock\M")
-    assert taking == {"register_worker", "resume_worker"}
-    assert _naming(engine, r"pg_(try_)?advisory_(xact_)?lock") == taking
+    assert taking == {"_keep_alive", "_elect"}
+    xact = _naming(engine, r"pg_(try_)?advisory_xact_lock\M")
+    assert xact == {"_elect"}
 
 
 def test_18_a_sweep_leaves_no_lock_behind_and_hinders_no_reconnect(
@@ -132,6 +133,13 @@ _TRANSITIONS = {
     "wake": "select perdure.wake('t', 'k')",
     "cancel": "select perdure.cancel(1)",
     "retry_finished": "select perdure.retry_finished(1)",
+    "elect": "select perdure.elect('{c}', gen_random_uuid())",
+    "ping": "select perdure.ping('{c}', gen_random_uuid(), '{1}')",
+    "resign": "select perdure.resign('{c}', gen_random_uuid(), '{1}')",
+    "request_resign": "select perdure.request_resign('{c}')",
+    "notify_ready": "select perdure.notify_ready()",
+    "ping_worker": "select perdure.ping_worker(%(worker)s)",
+    "set_worker_health": "select perdure.set_worker_health(1, true)",
     "sweep": "select perdure.sweep()",
     "register_worker": "select perdure.register_worker('w')",
     "resume_worker": "select * from perdure.resume_worker(%(worker)s)",
@@ -160,7 +168,7 @@ def test_22_every_function_that_writes_is_tried_above(engine: Engine) -> None:
     writing = """
       select p.proname as name from pg_proc as p
       where p.pronamespace = 'perdure'::regnamespace and p.provolatile = 'v'
-        and p.proname !~ '^_' and p.proname !~ '^enqueue'
+        and p.proname !~ '^_' and p.proname !~ '^(enqueue|guard)'
     """
     assert {row["name"] for row in engine.query(writing)} == set(_TRANSITIONS)
 
@@ -219,8 +227,26 @@ def test_23_deaths_are_noticed_whatever_the_channel(engine: Engine, sessions: Se
 # 24, 25
 
 
-def test_24_no_function_notifies(engine: Engine) -> None:
-    assert _naming(engine, r"\m(pg_)?notify\M") == set()
+def test_24_one_function_notifies(engine: Engine) -> None:
+    assert _naming(engine, r"pg_notify") == {"_notify"}
+    assert _naming(engine, r"^\s*notify ") == set()
+
+
+@pytest.mark.parametrize("outcome", ["completed", "failed", "again", "released", "spawned"])
+def test_24_an_exchange_does_not_notify_but_says_wake(
+    engine: Engine, sessions: Sessions, outcome: str
+) -> None:
+    lease = engine.start(max_attempts=3, retry_delay="0 s")
+    ears = sessions.open()
+    ears.run("listen perdure")
+    children = [{"task": "child"}, {"task": "child"}]
+    row = engine.row(
+        "exchange", engine.worker, Jsonb([outcome_of(lease, outcome, children=children)])
+    )
+    assert row["wake"] == (outcome != "completed")
+    assert list(ears.conn.notifies(timeout=0.05)) == []
+    engine.value("notify_ready")
+    assert len(list(ears.conn.notifies(timeout=5, stop_after=1))) == 1
 
 
 @pytest.mark.parametrize("outcome", ["completed", "failed", "again", "released", "spawned"])

@@ -1,0 +1,85 @@
+"""The housekeeping that a worker does while it is elected for it: one pass for all its channels.
+
+In a thread and over a connection of its own: a pass may take a while, and must hold up neither the
+signs of life nor an election.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+from typing import TYPE_CHECKING
+
+import psycopg
+
+from perdure import _calls
+from perdure._direct import Direct
+from perdure._election import Election
+from perdure.errors import Fenced, PerdureError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+log = logging.getLogger("perdure")
+
+_EVERY = 0.25
+_PATIENCE = 30.0  # with one pass, and with a silent server
+_LIMIT = 1000
+_GRACE = 5.0  # for the thread to end
+
+
+class Sweeper:
+    """Stands for the housekeeping of channels and does it when elected; begins with `start`."""
+
+    def __init__(self, dsn: str | None, name: str, channels: Collection[str]) -> None:
+        self._channels = sorted(set(channels))
+        self._direct = Direct(dsn, "perdure sweeper", ttl=_PATIENCE, listens=False)
+        self._election = Election(
+            dsn, purpose="sweep", name=name, on_change=lambda *_: self._direct.wake()
+        )
+        self._thread = threading.Thread(target=self._run, name="perdure-sweeper", daemon=True)
+        self._is_stopping = False
+        self._is_failing = False
+
+    def start(self) -> None:
+        self._election.stand(self._channels)
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Ends after the pass that is under way, and lets the next one in."""
+        self._is_stopping = True
+        self._direct.wake()
+        if self._thread.ident is not None:
+            self._thread.join(_GRACE)
+        self._election.close()
+        if not self._thread.is_alive():
+            self._direct.close()
+
+    def _led(self) -> dict[str, int]:
+        epochs = {channel: self._election.lead(channel) for channel in self._channels}
+        return {channel: epoch for channel, epoch in epochs.items() if epoch is not None}
+
+    def _run(self) -> None:
+        while not self._is_stopping:
+            led = self._led()
+            try:
+                has_more = bool(led) and self._pass(led)
+                self._is_failing = False
+                if not has_more:
+                    self._direct.wait(_EVERY * random.uniform(0.8, 1.2) if led else _PATIENCE)
+            except Fenced:  # elected anew, or soon told otherwise
+                self._direct.wait(_EVERY)
+            except (psycopg.Error, PerdureError, OSError) as error:
+                level = logging.DEBUG if self._is_failing else logging.WARNING
+                log.log(level, "sweep: %s", str(error).partition("\n")[0])
+                self._is_failing = True
+                self._direct.hang_up()
+                self._direct.wait(_EVERY)
+        self._direct.hang_up()
+
+    def _pass(self, led: dict[str, int]) -> bool:
+        if not self._direct.is_open:
+            self._direct.open()
+        call = _calls.sweep_led(list(led), self._election.holder, list(led.values()), _LIMIT)
+        return self._direct.run(call, within=_PATIENCE).more
