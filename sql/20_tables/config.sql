@@ -8,6 +8,7 @@ create table perdure.config (
   lock_namespace int not null default (random() * 2147483647)::int,
   worker_grace interval not null default '0.5 seconds',
   restart_grace interval not null default '5 seconds',
+  repair_watches boolean not null default true,
   constraint config_has_one_row check (is_only),
   constraint payload_limit_is_1_kib_to_64_mib check (payload_limit between 1024 and 67108864),
   constraint claim_bytes_is_positive check (claim_bytes > 0),
@@ -30,3 +31,5 @@ comment on column perdure.config.worker_grace is
 'How long a worker without its lock is given to come back before its work is taken away.';
 comment on column perdure.config.restart_grace is
 'How long after a start of the server no worker is given up: all of them lost their lock with it.';
+comment on column perdure.config.repair_watches is
+'Whether the sweepers see to the triggers of watched tables; repair_watches(''…'') does it anyway.';
