@@ -173,6 +173,42 @@ class Enqueued:
 
 
 @dataclass(frozen=True, slots=True)
+class Leader:
+    """A channel with its last holder."""
+
+    purpose: str  # sweep, or lock
+    channel: str
+    mode: str | None  # session, lease or oneshot; None: resigned
+    is_held: bool  # whether that holder is alive
+    name: str | None
+    epoch: int
+    acquired_at: datetime | None
+    expires_at: datetime | None  # in lease mode
+    backend: int | None  # the server process at which it was elected
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredWorker:
+    """A worker as others see it."""
+
+    machine_id: int  # the smallest number that was free
+    name: str
+    worker_id: int
+    is_alive: bool
+    is_healthy: bool
+    mode: str  # session, or lease
+    queues: list[str]
+    tasks: list[str] | None  # None: all
+    running: int  # executions that it has leased
+    weight: int
+    ttl: timedelta
+    registered_at: datetime
+    lost_at: datetime | None
+    expires_at: datetime | None  # in lease mode
+    info: Any
+
+
+@dataclass(frozen=True, slots=True)
 class SweepReport:
     """What one pass of `sweep` did; `more` says that another one has work."""
 

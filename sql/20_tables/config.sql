@@ -29,7 +29,7 @@ comment on column perdure.config.claim_bytes is
 comment on column perdure.config.cancel_limit is
 'Executions that one transaction ends when a subtree is cancelled; the rest goes through closing.';
 comment on column perdure.config.lock_namespace is
-'First key of the two-key advisory locks: the second is a worker''s id, or minus a leader''s lock_key.';
+'First key of the advisory locks; the second is a worker''s id, or minus a leader''s lock_key.';
 comment on column perdure.config.worker_grace is
 'How long a worker without its lock is given to come back before its work is taken away.';
 comment on column perdure.config.restart_grace is
