@@ -34,6 +34,7 @@ begin
   forgotten := perdure._lapse_keys(v_now, sweep.max);
   select d.* into v_timed from perdure._expire_deadlines(least(sweep.max, 100), v_now) as d;
   select r.* into v_lost from perdure._expire_running(sweep.max, v_now) as r;
+  perform perdure._assign_shards(null);
   select c.* into v_owed from perdure._close_batch(sweep.max, v_now) as c;
   timed_out := v_timed.amount;
   recovered := v_lost.amount;
