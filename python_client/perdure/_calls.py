@@ -135,7 +135,7 @@ _EXECUTION: LiteralString = """
 select id, task, queue, priority, status, attempt, crashes, iteration, input::text, output::text,
   error::text, key, parent_id, parent_generation, position, is_finalize, root_id, worker_id, tags,
   headers::text, created_at, start_at, started_at, expires_at, finished_at, deadline_at,
-  max_attempts, timeout
+  max_attempts, timeout, shard_key
 """
 
 

@@ -116,6 +116,10 @@ class HotStandby(PerdureError, sqlstate="QD016"):
     """The server is a hot standby: leading and working need the primary."""
 
 
+class ShardLost(PerdureError, sqlstate="QD014"):
+    """This worker does not own the shard in this epoch (any more)."""
+
+
 class InvalidName(PerdureError, sqlstate="QD020"):
     """A name is empty, longer than 255 characters or holds control characters."""
 

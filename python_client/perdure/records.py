@@ -84,6 +84,7 @@ class Execution:
     deadline_at: datetime | None
     max_attempts: int
     timeout: timedelta | None
+    shard_key: str | None
 
     @property
     def is_finished(self) -> bool:
