@@ -16,7 +16,9 @@ from perdure.records import (
     Child,
     Enqueued,
     Execution,
+    Leader,
     Outcome,
+    RegisteredWorker,
     StoredError,
     SweepReport,
     TreeNode,
@@ -61,7 +63,7 @@ def _nothing(rows: list[Row]) -> None:
     return None
 
 
-_AS_TEXT = frozenset({"input", "output", "headers"})
+_AS_TEXT = frozenset({"input", "output", "headers", "info"})
 
 
 def _read(kind: Callable[..., T], row: Row) -> T:
@@ -137,7 +139,7 @@ _EXECUTION: LiteralString = """
 select id, task, queue, priority, status, attempt, crashes, iteration, input::text, output::text,
   error::text, key, parent_id, parent_generation, position, is_finalize, root_id, worker_id, tags,
   headers::text, created_at, start_at, started_at, expires_at, finished_at, deadline_at,
-  max_attempts, timeout
+  max_attempts, timeout, shard_key
 """
 
 
@@ -327,6 +329,36 @@ def resign(
 def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
     statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
     return Call(statement, [list(channels), purpose], _one)
+
+
+def leaders(purpose: str | None, channel: str | None) -> Call[list[Leader]]:
+    return Call(
+        "select purpose, channel, mode, is_held, name, epoch, acquired_at, expires_at, backend"
+        " from perdure.leaders where (%s::text is null or purpose = %s)"
+        " and (%s::text is null or channel = %s) order by purpose desc, channel",
+        [purpose, purpose, channel, channel],
+        _all(Leader),
+        is_read=True,
+    )
+
+
+# Workers, as others see them
+
+
+def workers(is_alive_only: bool) -> Call[list[RegisteredWorker]]:
+    return Call(
+        "select machine_id, name, worker_id, is_alive, is_healthy, mode, queues, tasks, running,"
+        " weight, ttl, registered_at, lost_at, expires_at, info::text"
+        " from perdure.workers where is_alive or not %s::boolean order by machine_id",
+        [is_alive_only],
+        _all(RegisteredWorker),
+        is_read=True,
+    )
+
+
+def set_worker_health(machine_id: int, healthy: bool) -> Call[bool]:
+    statement: LiteralString = "select perdure.set_worker_health(%s::int, %s::boolean)"
+    return Call(statement, [machine_id, healthy], _one)
 
 
 # Acting on executions

@@ -36,8 +36,10 @@ if TYPE_CHECKING:
         Child,
         Enqueued,
         Execution,
+        Leader,
         Operation,
         Outcome,
+        RegisteredWorker,
         Status,
         SweepReport,
         TreeNode,
@@ -387,6 +389,14 @@ class Client:
         """The attempts of an execution that did not complete."""
         return await self.run(_calls.attempts(execution_id))
 
+    async def leaders(self, purpose: str | None = None, channel: str | None = None) -> list[Leader]:
+        """Who leads what, or did last; purpose `sweep` or `lock`."""
+        return await self.run(_calls.leaders(purpose, channel))
+
+    async def workers(self, *, lost: bool = False) -> list[RegisteredWorker]:
+        """The workers that live; with `lost` also those that are about to be given up."""
+        return await self.run(_calls.workers(not lost))
+
     async def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return await self.run(_calls.fsck())
@@ -437,6 +447,14 @@ class Client:
     async def sweep(self, channel: str | None = None, *, limit: int = 1000) -> SweepReport:
         """One pass of what time alone causes."""
         return await self.run(_calls.sweep(channel, limit))
+
+    async def request_resign(self, channel: str, purpose: str = "lock") -> bool:
+        """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
+        return await self.run(_calls.request_resign([channel], purpose)) > 0
+
+    async def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
+        """Marks a worker as healthy or not; False where none has this machine id."""
+        return await self.run(_calls.set_worker_health(machine_id, healthy))
 
     # Watch tables
 

@@ -37,8 +37,10 @@ if TYPE_CHECKING:
         Child,
         Enqueued,
         Execution,
+        Leader,
         Operation,
         Outcome,
+        RegisteredWorker,
         Status,
         SweepReport,
         TreeNode,
@@ -388,6 +390,14 @@ class SyncClient:
         """The attempts of an execution that did not complete."""
         return self.run(_calls.attempts(execution_id))
 
+    def leaders(self, purpose: str | None = None, channel: str | None = None) -> list[Leader]:
+        """Who leads what, or did last; purpose `sweep` or `lock`."""
+        return self.run(_calls.leaders(purpose, channel))
+
+    def workers(self, *, lost: bool = False) -> list[RegisteredWorker]:
+        """The workers that live; with `lost` also those that are about to be given up."""
+        return self.run(_calls.workers(not lost))
+
     def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return self.run(_calls.fsck())
@@ -438,6 +448,14 @@ class SyncClient:
     def sweep(self, channel: str | None = None, *, limit: int = 1000) -> SweepReport:
         """One pass of what time alone causes."""
         return self.run(_calls.sweep(channel, limit))
+
+    def request_resign(self, channel: str, purpose: str = "lock") -> bool:
+        """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
+        return self.run(_calls.request_resign([channel], purpose)) > 0
+
+    def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
+        """Marks a worker as healthy or not; False where none has this machine id."""
+        return self.run(_calls.set_worker_health(machine_id, healthy))
 
     # Watch tables
 

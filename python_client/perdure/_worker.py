@@ -176,7 +176,7 @@ class Worker:
     ) -> None:
         if concurrency < 1 or batch < 1 or prefetch < 0 or drain_timeout < 0:
             raise ValueError("concurrency and batch are at least 1, prefetch and drain_timeout 0")
-        if not (0 < poll and 1 <= ttl <= 86_400 and 1 <= weight <= 1000):
+        if not (poll > 0 and 1 <= ttl <= 86_400 and 1 <= weight <= 1000):
             raise ValueError("poll is more than 0, ttl 1 to 86,400 seconds, weight 1 to 1000")
         if isinstance(queues, str) or not queues:
             raise ValueError(f"queues is {queues!r}, not a list of names")
@@ -415,9 +415,8 @@ class Worker:
         if event.event == "gone" and self._leases:
             self._held_at = -_HELD_EVERY
             self._stir.set()
-        elif event.event == "shards" or (event.event == "ready" and self._serves(event.queues)):
-            if self._want():  # else a slot that falls free asks
-                self._stir.set()
+        elif event.event in ("ready", "shards") and self._serves(event.queues) and self._want():
+            self._stir.set()  # without a free slot: the next that falls free asks
 
     def _serves(self, queues: list[str] | None) -> bool:
         return queues is None or not self._queues.isdisjoint(queues)

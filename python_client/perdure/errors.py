@@ -116,6 +116,10 @@ class HotStandby(PerdureError, sqlstate="QD016"):
     """The server is a hot standby: leading and working need the primary."""
 
 
+class ShardLost(PerdureError, sqlstate="QD014"):
+    """This worker does not own the shard in this epoch (any more)."""
+
+
 class TableNotFound(PerdureError, sqlstate="QD017"):
     """There is no such table to watch."""
 

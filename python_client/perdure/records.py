@@ -84,6 +84,7 @@ class Execution:
     deadline_at: datetime | None
     max_attempts: int
     timeout: timedelta | None
+    shard_key: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -170,6 +171,42 @@ class Enqueued:
     id: int | None
     is_new: bool
     error: PerdureError | None
+
+
+@dataclass(frozen=True, slots=True)
+class Leader:
+    """A channel with its last holder."""
+
+    purpose: str  # sweep, or lock
+    channel: str
+    mode: str | None  # session, lease or oneshot; None: resigned
+    is_held: bool  # whether that holder is alive
+    name: str | None
+    epoch: int
+    acquired_at: datetime | None
+    expires_at: datetime | None  # in lease mode
+    backend: int | None  # the server process at which it was elected
+
+
+@dataclass(frozen=True, slots=True)
+class RegisteredWorker:
+    """A worker as others see it."""
+
+    machine_id: int  # the smallest number that was free
+    name: str
+    worker_id: int
+    is_alive: bool
+    is_healthy: bool
+    mode: str  # session, or lease
+    queues: list[str]
+    tasks: list[str] | None  # None: all
+    running: int  # executions that it has leased
+    weight: int
+    ttl: timedelta
+    registered_at: datetime
+    lost_at: datetime | None
+    expires_at: datetime | None  # in lease mode
+    info: Any
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,6 +1,6 @@
--- The only place that notifies: one channel for the whole install, a small payload. The server keeps
--- one of equal payloads of a transaction. It takes a lock of the whole database until the commit is
--- on disk: never in a hot transition.
+-- The only place that notifies: one channel for the whole install, a small payload. The server
+-- keeps one of equal payloads of a transaction. It takes a lock of the whole database until the
+-- commit is on disk: never in a hot transition.
 
 create or replace function perdure._notify(p_event jsonb) returns void
 language sql

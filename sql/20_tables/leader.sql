@@ -1,6 +1,6 @@
 -- Who holds a channel. Authority is this row (holder, epoch), written only when it changes hands;
--- liveness is an advisory lock, or a lease where a pooler forbids such locks. The key of the lock is
--- stored, never derived from the name: no two channels can collide.
+-- liveness is an advisory lock, or a lease where a pooler forbids such locks. The key of the lock
+-- is stored, never derived from the name: no two channels can collide.
 
 create table perdure.leader (
   purpose text,

@@ -67,7 +67,8 @@ begin
       name = p_name, acquired_at = v_now,
       expires_at = case when p_mode = 'lease' then v_now + p_ttl end
     where l.purpose = p_purpose and l.channel = p_channel
-    returning l.epoch into _elect.epoch;
+    returning l.epoch into v_leader.epoch;
+    epoch := v_leader.epoch;
     reason := 'elected';
     return;
   end if;

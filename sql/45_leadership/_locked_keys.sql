@@ -1,5 +1,5 @@
--- Looked up in pg_locks: to try a lock would take it for a moment, and a reconnect of its owner that
--- comes just then would fail.
+-- Looked up in pg_locks: to try a lock would take it for a moment, and a reconnect of its owner
+-- that comes just then would fail.
 
 create or replace function perdure._locked_keys(p_backend int default null) returns int[]
 language sql

@@ -13,6 +13,7 @@ as $$
 declare
   v_locked int[];
   v_channel text;
+  v_result record;
   v_elected text[] := '{}';
 begin
   perform perdure._require_primary();
@@ -22,18 +23,21 @@ begin
     or ttl not between '100 milliseconds' and '1 day'
     or perdure._is_name(elect.name) is false
   then
-    raise exception 'an election needs a holder, a mode (session or lease), a ttl of 100 ms to 1 day'
+    raise exception 'an election needs a holder, a mode (session, lease), a ttl of 100 ms to 1 day'
       using errcode = 'QD026';
   end if;
   v_locked := perdure._locked_keys(pg_backend_pid());
   foreach v_channel in array channels loop
     channel := v_channel;
-    select e.epoch, e.wait_ms, e.reason into elect.epoch, elect.wait_ms, elect.reason
+    select e.* into v_result
     from perdure._elect(
       elect.purpose, v_channel, holder, elect.mode, ttl, elect.name, v_locked
     ) as e;
-    is_leader := elect.epoch is not null;
-    if elect.reason = 'elected' then
+    is_leader := v_result.epoch is not null;
+    epoch := v_result.epoch;
+    wait_ms := v_result.wait_ms;
+    reason := v_result.reason;
+    if reason = 'elected' then
       v_elected := v_elected || v_channel;
     end if;
     return next;

@@ -1,4 +1,5 @@
--- ping: does the holder still lead? Reads only; the statement itself keeps idle_session_timeout away
+-- ping: does the holder still lead? Reads only; the statement itself keeps idle_session_timeout
+-- away
 
 create or replace function perdure.ping(
   channels text[], holder uuid, epochs bigint[], purpose text default 'lock'

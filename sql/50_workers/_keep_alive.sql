@@ -1,5 +1,5 @@
--- A worker's sign of life. In session mode the lock is taken by this session unless it has it; it is
--- taken once, since session locks stack. Nothing is written where nothing changes.
+-- A worker's sign of life. In session mode the lock is taken by this session unless it has it; it
+-- is taken once, since session locks stack. Nothing is written where nothing changes.
 -- Locks: the session advisory lock, not waited for; in lease mode the row of worker_lease.
 
 create or replace function perdure._keep_alive(p_worker perdure.worker) returns void

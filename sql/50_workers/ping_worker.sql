@@ -21,7 +21,7 @@ end
 $$;
 
 comment on function perdure.ping_worker(uuid) is
-'A worker''s sign of life, to be given at least three times in its ttl: by the session that shows its
-life (a new one takes over from one that was lost), or from any session in lease mode. Returns its
-machine id. Raises QD007 (it was given up: register anew), QD009 (another session of it lives),
+'A worker''s sign of life, to be given at least three times in its ttl: by the session that shows
+its life (a new one takes over from one that was lost), or from any session in lease mode. Returns
+its machine id. Raises QD007 (it was given up: register anew), QD009 (another session of it lives),
 QD010.';

@@ -21,6 +21,6 @@ from perdure.worker as w
 left join perdure.worker_lease as l on l.worker_id = w.id;
 
 comment on view perdure.workers is
-'Registered workers. is_alive: it shows a sign of life at this moment; one that does not is given up,
-and its work recovered, by the next sweeps.';
+'Registered workers. is_alive: it shows a sign of life at this moment; one that does not is given
+up, and its work recovered, by the next sweeps.';
 comment on column perdure.workers.running is 'Executions that it has leased.';

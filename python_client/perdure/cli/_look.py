@@ -235,6 +235,7 @@ def _facts(execution: Execution) -> list[tuple[str, RenderableType | None]]:
         ("queue", f"{execution.queue}, priority {execution.priority}"),
         ("attempts", tries),
         ("key", execution.key),
+        ("shard key", execution.shard_key),
         ("parent", parent),
         ("tags", ", ".join(execution.tags) if execution.tags else None),
         ("timeout", None if timeout is None else out.seconds(timeout.total_seconds())),

@@ -37,6 +37,24 @@ if TYPE_CHECKING:
 @click.option(
     "--drain-timeout", type=duration, default="30s", help="For running bodies to end at a stop."
 )
+@click.option(
+    "--poll", type=duration, default="5s", help="Look for work unasked; notifications come at once."
+)
+@click.option(
+    "--ttl", type=duration, default="10s", help="Without a sign of life its work is given away."
+)
+@click.option("--weight", type=click.IntRange(1, 1000), default=1, help="Its share of shards.")
+@click.option(
+    "--sweeper/--no-sweeper", default=True, help="Stand for the housekeeping of its queues."
+)
+@click.option(
+    "--direct-url",
+    "direct_dsn",
+    metavar="URL",
+    envvar="PERDURE_DIRECT_URL",
+    show_envvar=True,
+    help="A way to the database around a pooler, for listening.",
+)
 @click.option("--name", help="How it is called in the database; host:pid unless given.")
 @click.option("--embedded", is_flag=True, help="Start a private server in the folder, or join it.")
 @click.option("--stop-on-eof", is_flag=True, help="Stop when standard input ends.")

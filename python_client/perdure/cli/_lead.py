@@ -1,0 +1,102 @@
+"""Who does what: `perdure leaders`, `workers`, `resign`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from perdure.cli import _output as out
+from perdure.cli._target import Target, with_target
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from perdure.records import Leader, RegisteredWorker
+
+_purpose = click.option(
+    "--purpose",
+    type=click.Choice(["sweep", "lock"]),
+    help="sweep: the housekeeping of a queue; lock: a channel lock. Either unless given.",
+)
+
+
+@click.command()
+@_purpose
+@with_target
+def leaders(target: Target, purpose: str | None) -> None:
+    """Show who leads which channel, or did last."""
+    with target.client() as client:
+        found = client.leaders(purpose)
+    if target.as_json:
+        out.print_json({"leaders": found})
+    elif not found:
+        out.show("no channel has ever been led")
+    else:
+        headers = ("PURPOSE", "CHANNEL", "HOLDER", "MODE", "#EPOCH", "SINCE")
+        out.show(out.table(*headers, rows=map(_leader_row, found)))
+
+
+@click.command()
+@click.option("--lost", is_flag=True, help="Also those that are about to be given up.")
+@with_target
+def workers(target: Target, lost: bool) -> None:
+    """Show the registered workers with their health."""
+    with target.client() as client:
+        found = client.workers(lost=lost)
+    if target.as_json:
+        out.print_json({"workers": found})
+    elif not found:
+        out.show("no worker is registered")
+    else:
+        headers = ("#MACHINE", "NAME", "HEALTH", "MODE", "QUEUES", "#RUNNING", "SINCE")
+        out.show(out.table(*headers, rows=map(_worker_row, found)))
+
+
+@click.command(short_help="Ask the holder of CHANNEL to let the next one in.")
+@click.argument("channel")
+@_purpose
+@with_target
+def resign(target: Target, channel: str, purpose: str | None) -> int:
+    """Ask the holder of CHANNEL to let the next one in; exit code 1 where nobody holds it."""
+    with target.client() as client:
+        held = [leader for leader in client.leaders(purpose, channel) if leader.is_held]
+        for leader in held:
+            client.request_resign(channel, leader.purpose)
+    if target.as_json:
+        out.print_json({"channel": channel, "asked": held})
+    elif not held:
+        out.show(out.text(f"nobody holds {channel}"))
+    for leader in held if not target.as_json else ():
+        who = leader.name or f"the session of server process {leader.backend}"
+        out.show(out.text(f"asked {who} to resign ({leader.purpose}, epoch {leader.epoch})"))
+    return 0 if held else 1
+
+
+def _leader_row(leader: Leader) -> list[RenderableType]:
+    name = leader.name or (f"process {leader.backend}" if leader.backend else "")
+    return [
+        leader.purpose,
+        out.text(leader.channel),
+        out.text(name) if leader.is_held else out.text("nobody", "bright_black"),
+        out.text(leader.mode or "", "" if leader.is_held else "bright_black"),
+        str(leader.epoch),
+        out.age(leader.acquired_at) if leader.is_held else "",
+    ]
+
+
+def _worker_row(worker: RegisteredWorker) -> list[RenderableType]:
+    health = out.text("healthy", "green")
+    if not worker.is_alive:
+        health = out.text("lost", "red")
+    elif not worker.is_healthy:
+        health = out.text("unhealthy", "red")
+    return [
+        str(worker.machine_id),
+        out.text(worker.name),
+        health,
+        worker.mode,
+        out.text(", ".join(worker.queues)),
+        str(worker.running),
+        out.age(worker.registered_at),
+    ]
