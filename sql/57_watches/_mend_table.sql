@@ -27,18 +27,18 @@ begin
     where perdure._is_mendable(h.problem)
   loop
     execute format(
-      case v_found.operation
-        when 'insert' then
-          'create or replace trigger %I after insert on %s referencing new table as perdure_new'
-        when 'delete' then
-          'create or replace trigger %I after delete on %s referencing old table as perdure_old'
-        else
-          'create or replace trigger %I after update on %s'
-          ' referencing new table as perdure_new old table as perdure_old'
-      end
-      || ' for each statement execute function perdure._watched(%L)',
+      'create or replace trigger %I after %s on %s referencing %s'
+      ' for each statement execute function perdure._watched(%L)',
       format('perdure_watch_%s_%s', v_found.watch, v_found.operation),
+      case v_found.operation
+        when 'insert' then 'insert' when 'delete' then 'delete' else 'update'
+      end,
       v_relation::regclass,
+      case v_found.operation
+        when 'insert' then 'new table as perdure_new'
+        when 'delete' then 'old table as perdure_old'
+        else 'new table as perdure_new old table as perdure_old'
+      end,
       v_found.watch
     );
   end loop;
