@@ -467,6 +467,17 @@ def ping_worker(worker: UUID) -> Call[int]:
     return Call("select perdure.ping_worker(%s::uuid)", [worker], _one)
 
 
+def sweep_led(
+    channels: Sequence[str], holder: UUID, epochs: Sequence[int], limit: int
+) -> Call[bool]:
+    """One pass by the resident leader; whether another one has work."""
+    return Call(
+        "select more from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [list(channels), holder, list(epochs), limit],
+        _one,
+    )
+
+
 def notify_ready(queues: Sequence[str] | None) -> Call[None]:
     names = None if queues is None else list(queues)
     return Call("select perdure.notify_ready(%s::text[])", [names], _nothing)
