@@ -5,7 +5,7 @@
 -- that.
 
 create or replace function perdure._expire_deadlines(
-  p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]
+  p_max int, p_limit int, p_now timestamptz, out amount int, out tellings perdure._telling[]
 )
 language plpgsql
 volatile
@@ -17,7 +17,7 @@ declare
   v_id bigint;
   v_ids bigint[];
   v_ended record;
-  v_limit int := (select c.cancel_limit from perdure.config as c);
+  v_limit int := p_limit;
 begin
   v_ids := array(
     select d.id
@@ -40,6 +40,6 @@ begin
 end
 $$;
 
-comment on function perdure._expire_deadlines(int, timestamptz) is
-'Ends what is past its moment in deadline: at most p_max, and about config.cancel_limit with their
-descendants; amount: how many.';
+comment on function perdure._expire_deadlines(int, int, timestamptz) is
+'Ends what is past its moment in deadline: at most p_max, and about p_limit with their descendants;
+amount: how many.';
