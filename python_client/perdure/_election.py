@@ -484,8 +484,8 @@ def check_settings(ttl: float, retry: float, name: str, lease_ttl: float = 1.0) 
     for what, given in (("ttl", ttl), ("lease_ttl", lease_ttl)):
         if not _LEAST_TTL <= given <= _LONGEST_TTL:
             raise ValueError(
-                f"{what} is {_LEAST_TTL:g} to {_LONGEST_TTL:g} seconds, got {given}: a confirmation,"
-                " every third of it, and the margin, a fifth or at least 0.1, have to fit into it"
+                f"{what} is {_LEAST_TTL:g} to {_LONGEST_TTL:g} seconds, got {given}: confirmations"
+                " (every third of it) and the margin (a fifth, at least 0.1) have to fit into it"
             )
     if not _LEAST_RETRY <= retry <= _LONGEST_TTL:
         raise ValueError(f"retry is {_LEAST_RETRY:g} to {_LONGEST_TTL:g} seconds, got {retry}")
@@ -495,6 +495,7 @@ def check_settings(ttl: float, retry: float, name: str, lease_ttl: float = 1.0) 
 def _all_true(futures: list[Future[bool]]) -> Future[bool]:
     """Done when all are; True when all are."""
     whole: Future[bool] = Future()
+    whole.set_running_or_notify_cancel()  # it is not for its readers to end
     left = len(futures)
     lock = threading.Lock()
 
