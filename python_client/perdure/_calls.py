@@ -326,6 +326,15 @@ def resign(
     )
 
 
+def guard(channel: str, holder: UUID, epoch: int, purpose: str) -> Call[None]:
+    """Raises Fenced unless (holder, epoch) leads, and keeps it so until the transaction ends."""
+    return Call(
+        "select perdure.guard(%s::text, %s::uuid, %s::bigint, %s::text)",
+        [channel, holder, epoch, purpose],
+        _nothing,
+    )
+
+
 def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
     statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
     return Call(statement, [list(channels), purpose], _one)
