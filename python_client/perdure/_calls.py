@@ -23,12 +23,16 @@ from perdure.records import (
     SweepReport,
     TreeNode,
     Violation,
+    WatchHealth,
+    WatchRepair,
     Woken,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from uuid import UUID
+
+    from perdure.records import Watch
 
 T = TypeVar("T")
 Row: TypeAlias = "tuple[Any, ...]"
@@ -135,7 +139,7 @@ _EXECUTION: LiteralString = """
 select id, task, queue, priority, status, attempt, crashes, iteration, input::text, output::text,
   error::text, key, parent_id, parent_generation, position, is_finalize, root_id, worker_id, tags,
   headers::text, created_at, start_at, started_at, expires_at, finished_at, deadline_at,
-  max_attempts, timeout
+  max_attempts, timeout, shard_key
 """
 
 
@@ -405,6 +409,42 @@ def fsck() -> Call[list[Violation]]:
         [],
         _all(Violation),
         is_read=True,
+    )
+
+
+# Watched tables
+
+
+def watch_table(watch: Watch) -> Call[int]:
+    return Call(
+        "select perdure.watch_table("
+        "%s::text, %s::text, %s::text[], %s::text, %s::text[], %s::text)",
+        [
+            *(watch.table, watch.task, None if watch.columns is None else list(watch.columns)),
+            *(watch.condition, list(watch.operations), watch.queue),
+        ],
+        _one,
+    )
+
+
+def unwatch_table(table: str, task: str) -> Call[bool]:
+    return Call("select perdure.unwatch_table(%s::text, %s::text)", [table, task], _one)
+
+
+def check_watches(table: str | None) -> Call[list[WatchHealth]]:
+    return Call(
+        "select watch, table_name, task, operation, problem from perdure.check_watches(%s::text)",
+        [table],
+        _all(WatchHealth),
+        is_read=True,
+    )
+
+
+def repair_watches(table: str | None) -> Call[list[WatchRepair]]:
+    return Call(
+        "select table_name, task, operation, problem, result from perdure.repair_watches(%s::text)",
+        [table],
+        _all(WatchRepair),
     )
 
 

@@ -120,6 +120,11 @@ class Context:
         return self._extra.get("key")
 
     @property
+    def shard_key(self) -> str | None:
+        """Executions with the same one run one at a time, by id."""
+        return self._extra.get("shard_key")
+
+    @property
     def queue(self) -> str:
         queue: str = self._extra.get("queue", "default")
         return queue

@@ -54,6 +54,7 @@ class Options(TypedDict, total=False):
     max_crashes: int
     headers: Mapping[str, Any]
     tags: Sequence[str]
+    shard_key: str
 
 
 def seconds(name: str, value: Any) -> float:

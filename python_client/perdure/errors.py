@@ -120,6 +120,18 @@ class HotStandby(PerdureError, sqlstate="QD016"):
     """The server is a hot standby: leading and working need the primary."""
 
 
+class ShardLost(PerdureError, sqlstate="QD014"):
+    """This worker does not own the shard in this epoch (any more)."""
+
+
+class TableNotFound(PerdureError, sqlstate="QD017"):
+    """There is no such table to watch."""
+
+
+class WatchBusy(PerdureError, sqlstate="QD018"):
+    """The table is in use, or another session is changing its watches: try again."""
+
+
 class InvalidName(PerdureError, sqlstate="QD020"):
     """A name is empty, longer than 255 characters or holds control characters."""
 

@@ -84,6 +84,7 @@ class Execution:
     deadline_at: datetime | None
     max_attempts: int
     timeout: timedelta | None
+    shard_key: str | None
 
     @property
     def is_finished(self) -> bool:
@@ -233,6 +234,47 @@ class Violation:
     invariant: str
     id: int | None
     detail: str
+
+
+Operation: TypeAlias = Literal["insert", "update", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A table whose changed rows become executions of a task, as it is asked for."""
+
+    table: str
+    task: str
+    columns: tuple[str, ...] | None
+    condition: str | None
+    operations: tuple[Operation, ...]
+    queue: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHealth:
+    """One trigger of a watched table; `problem` is None where it is as it has to be."""
+
+    watch: int | None
+    table: str
+    task: str | None
+    operation: Operation
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRepair:
+    """One broken trigger, and what came of mending it: repaired, busy, or why it could not be."""
+
+    table: str
+    task: str | None
+    operation: Operation
+    problem: str
+    result: str
+
+    @property
+    def is_repaired(self) -> bool:
+        return self.result == "repaired"
 
 
 @dataclass(frozen=True, slots=True)

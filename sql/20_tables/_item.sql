@@ -25,7 +25,8 @@ create type perdure._item as (
   keep_ms bigint,
   is_kept_ever boolean,
   headers jsonb,
-  tags text[]
+  tags text[],
+  shard_key text
 );
 
 comment on type perdure._item is

@@ -11,7 +11,7 @@ create table perdure.closing (
   status text,
   error jsonb,
   due_at timestamptz not null,
-  constraint closing_kind_is_known check (kind in ('tell', 'end', 'recount')),
+  constraint closing_kind_is_known check (kind in ('tell', 'end', 'recount', 'turn')),
   constraint tell_has_amounts check (
     kind <> 'tell' or (generation is not null and amount is not null and failures is not null)
   ),
@@ -26,7 +26,8 @@ comment on table perdure.closing is
 'Debts of ended executions to their trees, paid by close_batch(). Usually empty.';
 comment on column perdure.closing.kind is
 'tell: tell parent execution_id that `amount` children of `generation` ended. end: end execution_id,
-if it lives, and then its descendants. recount: set its counter from its children.';
+if it lives, and then its descendants. recount: set its counter from its children. turn: give back
+its turn, and let the next one of its shard key into the line.';
 comment on column perdure.closing.due_at is
 'Not worked off before; later than now where another transaction had the rows locked.';
 comment on column perdure.closing.position is

@@ -10,6 +10,7 @@ create table perdure.config (
   restart_grace interval not null default '5 seconds',
   stale_fail_after interval,
   retention interval,
+  repair_watches boolean not null default true,
   constraint config_has_one_row check (is_only),
   constraint payload_limit_is_1_kib_to_64_mib check (payload_limit between 1024 and 67108864),
   constraint claim_bytes_is_positive check (claim_bytes > 0),
@@ -39,3 +40,5 @@ comment on column perdure.config.stale_fail_after is
 null: none does.';
 comment on column perdure.config.retention is
 'How long ended trees are kept; null: for ever.';
+comment on column perdure.config.repair_watches is
+'Whether the sweepers see to the triggers of watched tables; repair_watches(''…'') does it anyway.';

@@ -28,6 +28,7 @@ create table perdure.execution (
   input jsonb,
   headers jsonb,
   tags text[],
+  shard_key text,
   constraint parent_is_older check (parent_id < id),
   constraint child_has_place check ((parent_id is null) = (parent_generation is null)),
   constraint finalize_has_a_parent check (not is_finalize or parent_id is not null),
@@ -51,5 +52,7 @@ comment on column perdure.execution.parent_generation is
 comment on column perdure.execution.position is
 'Place among the siblings, from 0, in the order given; null for a root and for a finalize.';
 comment on column perdure.execution.start_at is 'When it was first due.';
+comment on column perdure.execution.shard_key is
+'Executions of a sharded queue with the same one run one at a time, by id.';
 comment on column perdure.execution.timeout_ms is
 'Of one attempt; for a sleeping execution from start_at to the end of its sleep, null for none.';

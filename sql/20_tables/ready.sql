@@ -1,6 +1,8 @@
 -- Room: due now. Only what may start at once stands here; future work stands in scheduled, so a
 -- claim never reads past rows that it must not take. Rows of a task that no live worker of the
 -- queue knows are set aside (is_aside), out of the claim's index, until such a worker registers.
+-- Rows of a shard key have a line for each shard, which only its owner claims from; those behind
+-- another one of their key are held (is_held), out of that line, until its turn has ended.
 
 create table perdure.ready (
   id bigint primary key,
@@ -19,7 +21,12 @@ create table perdure.ready (
   queue text not null,
   task text not null,
   input jsonb,
-  constraint ready_counters_are_not_negative check (token >= 0 and attempts >= 0 and crashes >= 0)
+  shard int,
+  shard_key text,
+  is_held boolean not null default false,
+  constraint ready_counters_are_not_negative check (token >= 0 and attempts >= 0 and crashes >= 0),
+  constraint row_has_a_shard_iff_it_has_a_shard_key check ((shard is null) = (shard_key is null)),
+  constraint only_rows_of_a_shard_are_held check (not is_held or shard is not null)
 ) with (
   fillfactor = 90, vacuum_truncate = off, autovacuum_vacuum_scale_factor = 0.02,
   autovacuum_vacuum_cost_delay = 0
@@ -27,11 +34,19 @@ create table perdure.ready (
 
 create index ready_in_order
 on perdure.ready (queue, priority, start_at, id)
-where not is_aside;
+where not is_aside and shard is null;
 
 create index ready_aside
 on perdure.ready (queue, task, id)
 where is_aside;
+
+create index ready_in_shard
+on perdure.ready (queue, shard, id)
+where shard is not null and not is_held and not is_aside;
+
+create index ready_held
+on perdure.ready (queue, shard_key, id)
+where is_held;
 
 comment on table perdure.ready is
 'Room of executions that are due: status ready. Claimed by queue, then priority, start_at, id.';
@@ -45,3 +60,6 @@ comment on column perdure.ready.bytes is 'Size of the input, for the byte budget
 comment on column perdure.ready.input is 'Input given by `again`; it goes before the original one.';
 comment on column perdure.ready.is_aside is
 'No live worker of this queue knows the task; claims do not see the row.';
+comment on column perdure.ready.shard is 'Of its shard_key; null where it has none.';
+comment on column perdure.ready.is_held is
+'Another execution of its shard key goes before it; claims do not see the row.';

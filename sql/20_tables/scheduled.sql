@@ -16,6 +16,7 @@ create table perdure.scheduled (
   queue text not null,
   task text not null,
   input jsonb,
+  shard_key text,
   constraint scheduled_counters_are_not_negative
   check (token >= 0 and attempts >= 0 and crashes >= 0)
 ) with (

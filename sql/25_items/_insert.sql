@@ -36,33 +36,35 @@ begin
       id, parent_id, root_id, created_at, start_at, deadline_at, timeout_ms, retry_multiplier,
       retry_jitter, retry_delay_ms, retry_max_delay_ms, parent_generation, position, max_attempts,
       max_crashes, priority, is_linear, is_sleeping, is_finalize, task, queue, key, key_scope,
-      input, headers, tags
+      input, headers, tags, shard_key
     )
     select
       i.id, p_parent_id, coalesce(v_parent.root_id, i.id), p_now, i.start_at, i.until, i.timeout_ms,
       i.retry_multiplier, i.retry_jitter, i.retry_delay_ms, i.retry_max_delay_ms, p_generation,
       i.position, i.max_attempts, i.max_crashes, i.priority, i.is_linear, i.is_sleeping,
       p_parent_id is not null and p_first_position is null, i.task, i.queue, i.key, i.key_scope,
-      i.input, i.headers, i.tags
+      i.input, i.headers, i.tags, i.shard_key
     from item as i
   ), due as (
     insert into perdure.ready (
       id, start_at, deadline_at, parent_id, parent_generation, token, attempts, crashes, iteration,
-      bytes, priority, is_keyed, queue, task
+      bytes, priority, is_keyed, queue, task, shard, shard_key
     )
     select
       i.id, i.start_at, i.until, p_parent_id, p_generation, 0, 0, 0, 0, pg_column_size(i.input),
-      i.priority, i.key is not null, i.queue, i.task
+      i.priority, i.key is not null or i.shard_key is not null, i.queue, i.task,
+      case when i.shard_key is not null then perdure._shard_of(i.queue, i.shard_key) end,
+      i.shard_key
     from item as i
     where not i.is_sleeping and i.start_at <= p_now
   ), later as (
     insert into perdure.scheduled (
       id, start_at, deadline_at, parent_id, parent_generation, token, attempts, crashes, iteration,
-      bytes, priority, is_keyed, queue, task
+      bytes, priority, is_keyed, queue, task, shard_key
     )
     select
       i.id, i.start_at, i.until, p_parent_id, p_generation, 0, 0, 0, 0, pg_column_size(i.input),
-      i.priority, i.key is not null, i.queue, i.task
+      i.priority, i.key is not null or i.shard_key is not null, i.queue, i.task, i.shard_key
     from item as i
     where not i.is_sleeping and i.start_at > p_now
   ), asleep as (

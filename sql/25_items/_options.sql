@@ -18,7 +18,7 @@ begin
   for v_field, v_value in select f.key, f.value from jsonb_each(p_item) as f loop
     continue when v_field in ('task', 'input') or v_value = 'null';
     v_text := v_value #>> '{}';
-    if v_field in ('queue', 'key', 'key_scope', 'key_for', 'retry_backoff') then
+    if v_field in ('queue', 'key', 'key_scope', 'key_for', 'shard_key', 'retry_backoff') then
       if jsonb_typeof(v_value) <> 'string' then
         v.code := 'QD021';
         v.message := format('%s has to be a string, got %s', v_field, left(v_text, 80));
@@ -45,6 +45,7 @@ begin
       when 'queue' then v.queue := v_text;
       when 'key' then v.key := v_text;
       when 'key_scope' then v.key_scope := v_text;
+      when 'shard_key' then v.shard_key := v_text;
       when 'key_for' then
         v.is_kept_ever := v_text = 'ever';
         v.keep_ms := case

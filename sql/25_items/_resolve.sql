@@ -44,6 +44,7 @@ begin
       coalesce(o.key_scope, g.item ->> 'task') as key_scope,
       coalesce(o.keep_ms, 0) as keep_ms,
       coalesce(o.is_kept_ever, false) as is_kept_ever,
+      o.shard_key,
       o.headers,
       coalesce(o.tags, t.tags) as tags
     from given as g
@@ -71,7 +72,9 @@ begin
         when not perdure._is_name(k.task) then 'QD020'
         when not perdure._is_name(k.queue) then 'QD020'
         when not perdure._is_name(k.own_key) or not perdure._is_name(k.key_scope) then 'QD020'
-        when k.is_sleeping and k.own_key is null then 'QD026'
+        when not perdure._is_name(k.shard_key) then 'QD020'
+        when k.is_sleeping and (k.own_key is null or k.shard_key is not null) then 'QD026'
+        when k.shard_key is not null and perdure._shards_of(k.queue) is null then 'QD026'
         when not k.is_sleeping and k.timeout_ms > 2592000000 then 'QD023'
         when perdure._exceeds(k.input, v_limit) or perdure._exceeds(k.headers, v_limit) then 'QD022'
       end as verdict
@@ -88,10 +91,14 @@ begin
         when j.verdict = 'QD020' then
           format('a name has 1 to 255 characters and no control characters: %s', (
             select left(to_jsonb(n.name)::text, 80)
-            from unnest(array[j.task, j.queue, j.own_key, j.key_scope]) as n (name)
+            from unnest(array[j.task, j.queue, j.own_key, j.key_scope, j.shard_key]) as n (name)
             where not perdure._is_name(n.name)
             limit 1
           ))
+        when j.verdict = 'QD026' and not j.is_sleeping then
+          format('queue %s is not sharded: call perdure.shard_queue first', j.queue)
+        when j.verdict = 'QD026' and j.own_key is not null then
+          'a sleeping execution runs nowhere, so it cannot have a shard_key'
         when j.verdict = 'QD026' then 'a sleeping execution needs a key to be woken by'
         when j.verdict = 'QD023' then 'timeout is more than 30 days'
         else format('input or headers exceed the limit of %s bytes', v_limit)
@@ -102,7 +109,7 @@ begin
       coalesce(j.retry_max_delay_ms, greatest(3600000, j.retry_delay_ms)),
       j.retry_multiplier, j.retry_jitter, j.is_linear, j.is_sleeping,
       j.own_key, case when j.own_key is not null then j.key_scope end,
-      j.keep_ms, j.is_kept_ever, j.headers, j.tags
+      j.keep_ms, j.is_kept_ever, j.headers, j.tags, j.shard_key
     )::perdure._item
     order by j.n
   )

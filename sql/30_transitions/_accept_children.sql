@@ -2,6 +2,7 @@
 
 create or replace function perdure._accept_children(
   p_children jsonb, p_finalize jsonb, p_is_sequence boolean, p_now timestamptz,
+  p_parent_id bigint,
   out items perdure._item[], out code text, out message text
 )
 language plpgsql
@@ -33,11 +34,27 @@ begin
   end if;
   if p_finalize is not null then
     v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now))[1];
-    if v_finalize.code is not null or v_finalize.is_sleeping or v_finalize.key is not null then
+    if v_finalize.code is not null or v_finalize.is_sleeping
+      or coalesce(v_finalize.key, v_finalize.shard_key) is not null
+    then
       code := 'QD027';
       message := 'finalize: ' || coalesce(v_finalize.message, 'it cannot sleep or have a key');
       return;
     end if;
+  end if;
+  select i.ordinality - 1 as position, i.task, i.shard_key into v_bad
+  from unnest(items) with ordinality as i
+  where i.shard_key is not null
+    and perdure._is_behind_itself(i.queue, i.shard_key, p_parent_id)
+  order by i.ordinality
+  limit 1;
+  if v_bad.task is not null then
+    code := 'QD027';
+    message := format(
+      'child %s (%s): the turn of shard_key %s is its own ancestor''s, which waits for it [QD026]',
+      v_bad.position, v_bad.task, v_bad.shard_key
+    );
+    return;
   end if;
   if p_is_sequence then
     items := items[1:1];
@@ -64,6 +81,6 @@ begin
 end
 $$;
 
-comment on function perdure._accept_children(jsonb, jsonb, boolean, timestamptz) is
+comment on function perdure._accept_children(jsonb, jsonb, boolean, timestamptz, bigint) is
 'The resolved children to begin with (of a sequence the first step only), their keys taken; or code
 QD027 and the first reason against them.';

@@ -30,6 +30,7 @@ begin
       from perdure.ready as r
       where r.queue = p_queue
         and not r.is_aside
+        and r.shard is null
         and (r.priority, r.start_at, r.id) > (v_priority, v_start, v_id)
         and (p_tasks is null or r.task = any(p_tasks))
       order by r.priority, r.start_at, r.id

@@ -40,7 +40,10 @@ begin
       return;
     end if;
   end if;
-  begun := 0;
+  -- others may come into the line behind its shard key
+  begun := (p_parent.is_keyed and exists (
+    select from perdure.turn as t where t.id = p_parent.id
+  ))::int;
   if v_reason is not null then
     v_status := 'failed';
     v_error := jsonb_build_object(

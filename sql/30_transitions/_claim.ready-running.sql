@@ -1,5 +1,6 @@
 -- _claim: ready -> running
--- Locks: the worker's row (by the caller), then due rows of ready, in order, SKIP LOCKED.
+-- Locks: the worker's row (by the caller), then due rows of ready, in order, SKIP LOCKED; for the
+-- shards that the worker owns: _shard_candidates.
 -- One probe per queue keeps the index order; a cursor lets a claim start where the last one ended
 -- instead of stepping over dead or foreign index entries again. Only ids are collected first: the
 -- rows are moved by id, so no plan can turn the claim into a join over the room.
@@ -26,12 +27,24 @@ declare
   v_left int := p_max;
   v_queue text;
   v_ids bigint[];
+  v_last bigint;  -- of the common line
+  v_is_owner boolean;
+  v_is_more boolean := false;
 begin
   perform perdure._promote(v_now, greatest(p_max, 1000));
+  v_is_owner := exists (select from perdure.shard as s where s.worker_id = p_worker.id);
   foreach v_queue in array p_queues loop
     exit when v_left <= 0 or v_budget <= 0;
-    select c.ids, v_budget - c.bytes into v_ids, v_budget
-    from perdure._candidates(v_queue, p_tasks, v_left, v_budget, p_after -> v_queue) as c;
+    if v_is_owner then
+      select c.ids, v_budget - c.bytes, c.last_id, v_is_more or c.is_more
+      into v_ids, v_budget, v_last, v_is_more
+      from perdure._both_candidates(
+        p_worker.id, v_queue, p_tasks, v_left, v_budget, p_after -> v_queue
+      ) as c;
+    else
+      select c.ids, v_budget - c.bytes, c.ids[cardinality(c.ids)] into v_ids, v_budget, v_last
+      from perdure._candidates(v_queue, p_tasks, v_left, v_budget, p_after -> v_queue) as c;
+    end if;
     if exists (select from perdure.closing as c where c.kind = 'end') then
       v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
     end if;
@@ -82,29 +95,37 @@ begin
       select 'tell', f.parent_id, f.parent_generation, 1, 1, v_now
       from found as f
       where not f.has_facts and f.parent_id is not null
+    ), kept as (
+      insert into perdure.closing (kind, execution_id, due_at)
+      select 'turn', f.id, v_now from found as f where not f.has_facts and f.shard is not null
     )
     select
       f.id, f.token + 1, f.task, f.attempts + 1, coalesce(f.input, f.first_input), f.timeout_ms,
       case
         when f.parent_id is null and f.key is null and f.headers is null and f.tags is null
           and f.attempts + f.crashes + f.iteration = 0 and f.deadline_at is null
-          and f.queue = 'default'
+          and f.queue = 'default' and f.shard_key is null
           then null
         else perdure._extra(
           f.id, f.queue, f.parent_id, f.root_id, f.position, f.is_finalize, f.iteration, f.crashes,
-          f.key, f.deadline_at, f.headers, f.tags, f.error
+          f.key, f.deadline_at, f.headers, f.tags, f.error, f.shard_key
         )
       end,
       f.queue, f.priority, f.start_at, f.bytes,
-      f.id = v_ids[cardinality(v_ids)]
+      f.id = v_last
     from found as f
     where f.has_facts
     order by f.priority, f.start_at, f.id;
     v_left := v_left - cardinality(v_ids);
   end loop;
+  if v_is_more and v_left > 0 then  -- a last row, without an id
+    is_last := false;
+    return next;
+  end if;
 end
 $$;
 
 comment on function perdure._claim(perdure.worker, text[], text[], int, jsonb) is
 'Leases up to p_max due executions to the worker, queue by queue in the order given. p_after:
-{queue: [priority, start_at, id]} of the last one of the last claim, or null to begin at the head.';
+{queue: [priority, start_at, id]} of the last one of the last claim, or null to begin at the head. A
+last row without an id says that there is more in the worker''s shards than could be looked at.';

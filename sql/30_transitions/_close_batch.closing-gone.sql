@@ -39,6 +39,10 @@ begin
       tellings := tellings || row(
         v_debt.execution_id, v_debt.generation, v_debt.amount, v_debt.failures
       )::perdure._telling;
+    elsif v_debt.kind = 'turn' then
+      if perdure._give_back(array[v_debt.execution_id], p_now) is not null then
+        perform perdure._notify_ready();
+      end if;
     else
       select p.* into v_paid from perdure._end_owed(v_debt, greatest(v_limit, 0), p_now) as p;
       v_limit := v_limit - v_paid.amount;

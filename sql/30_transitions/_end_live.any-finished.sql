@@ -21,6 +21,7 @@ as $$
 declare
   v_gone perdure.running[];
   v_part perdure.running[];
+  v_next bigint[];
 begin
   with gone as (
     delete from perdure.ready as r
@@ -95,11 +96,14 @@ begin
     delete from perdure.parked as p where p.id = any(parents);
     delete from perdure.step as s where s.parent_id = any(parents);
   end if;
-  perform perdure._forget(
+  v_next := perdure._forget(
     (select array_agg(g.id) from unnest(v_gone) as g where g.is_keyed),
     (select array_agg(g.id) from unnest(v_gone) as g where g.deadline_at is not null),
     p_now
   );
+  if v_next is not null then
+    perform perdure._notify_ready();
+  end if;
   select array_agg(t) into tellings
   from (
     select row(g.parent_id, g.parent_generation, count(*), count(*))::perdure._telling as t

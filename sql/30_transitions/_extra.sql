@@ -3,7 +3,7 @@
 create or replace function perdure._extra(
   p_id bigint, p_queue text, p_parent_id bigint, p_root_id bigint, p_position int,
   p_is_finalize boolean, p_iteration int, p_crashes int, p_key text, p_deadline_at timestamptz,
-  p_headers jsonb, p_tags text[], p_error jsonb
+  p_headers jsonb, p_tags text[], p_error jsonb, p_shard_key text
 ) returns jsonb
 language sql
 stable
@@ -18,13 +18,15 @@ as $$
     'key', p_key,
     'queue', nullif(p_queue, 'default'),
     'deadline_at', p_deadline_at,
-    'tags', p_tags
+    'tags', p_tags,
+    'shard_key', p_shard_key
   ))
   || case when p_headers is null then '{}' else jsonb_build_object('headers', p_headers) end
   || case when p_error is null then '{}' else jsonb_build_object('error', p_error) end
 $$;
 
 comment on function perdure._extra(
-  bigint, text, bigint, bigint, int, boolean, int, int, text, timestamptz, jsonb, text[], jsonb
+  bigint, text, bigint, bigint, int, boolean, int, int, text, timestamptz, jsonb, text[], jsonb,
+  text
 ) is
 'The `extra` object of a claimed execution; fields that say nothing are left out.';

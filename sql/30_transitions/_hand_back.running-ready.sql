@@ -21,7 +21,7 @@ begin
       r.id, least(e.start_at, p_now), r.deadline_at, r.parent_id, r.parent_generation,
       r.token + p_revoked, r.attempts, r.crashes, r.iteration,
       pg_column_size(coalesce(r.input, e.input)), coalesce(e.priority, 0), r.is_keyed,
-      coalesce(e.queue, 'default'), r.task, r.input
+      coalesce(e.queue, 'default'), r.task, r.input, e.shard_key
     )::perdure.scheduled
   )
   into v_back

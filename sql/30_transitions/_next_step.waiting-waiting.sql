@@ -18,7 +18,8 @@ begin
   returning s.item into v_item;
   select a.* into v_children
   from perdure._accept_children(
-    jsonb_build_array(jsonb_build_object('input', p_output) || v_item), null, true, p_now
+    jsonb_build_array(jsonb_build_object('input', p_output) || v_item), null, true, p_now,
+    p_parent.id
   ) as a;
   if v_children.code is not null then
     return format('step %s: %s', p_parent.step + 1, v_children.message);

@@ -38,7 +38,7 @@ begin
     v_children := jsonb_set(v_children, '{0,input}', coalesce(v_output, 'null'));
   end if;
   select a.items, a.code, a.message into v_items, code, message
-  from perdure._accept_children(v_children, v_finalize, v_is_sequence, p_now) as a;
+  from perdure._accept_children(v_children, v_finalize, v_is_sequence, p_now, p_row.id) as a;
   if code is not null then
     return;
   end if;
@@ -63,6 +63,9 @@ begin
     where c.n > 1;
   end if;
   perform perdure._insert(v_items, p_now, p_row.id, v_generation, 0);
+  if p_row.is_keyed then
+    perform perdure._let_pass(array[p_row.id], p_now);
+  end if;
   if v_amount = 0 then  -- nobody will ever tell it: it tells itself
     tellings := array[row(p_row.id, v_generation, 0, 0)::perdure._telling];
   end if;

@@ -31,11 +31,12 @@ begin
   )
   insert into perdure.ready (
     id, start_at, deadline_at, parent_id, parent_generation, token, attempts, crashes, iteration,
-    bytes, priority, is_keyed, queue, task, input
+    bytes, priority, is_keyed, queue, task, input, shard, shard_key
   )
   select
     g.id, g.start_at, g.deadline_at, g.parent_id, g.parent_generation, g.token, g.attempts,
-    g.crashes, g.iteration, g.bytes, g.priority, g.is_keyed, g.queue, g.task, g.input
+    g.crashes, g.iteration, g.bytes, g.priority, g.is_keyed, g.queue, g.task, g.input,
+    case when g.shard_key is not null then perdure._shard_of(g.queue, g.shard_key) end, g.shard_key
   from gone as g;
   get diagnostics v_count = row_count;
   return v_count;

@@ -5,7 +5,7 @@
 
 create or replace function perdure._record(
   p_worker perdure.worker, p_outcomes jsonb,
-  out results jsonb, out tellings perdure._telling[], out rest int
+  out results jsonb, out tellings perdure._telling[], out rest int, out next bigint[]
 )
 language plpgsql
 volatile
@@ -81,7 +81,7 @@ begin
   from judged as j;
 
   if v_keyed is not null or v_timed is not null then
-    perform perdure._forget(v_keyed, v_timed, v_now);
+    next := perdure._forget(v_keyed, v_timed, v_now);
   end if;
   rest := coalesce(cardinality(v_rest), 0);
   if rest > 0 then
@@ -97,4 +97,5 @@ $$;
 comment on function perdure._record(perdure.worker, jsonb) is
 'Applies a batch of outcomes, each judged alone. results: a JSON array of those that were not
 plainly recorded ({id, token, result, code, message}); tellings: what decrement_parents() still has
-to do, as the transaction''s last step; rest: how many were not plainly completed.';
+to do, as the transaction''s last step; rest: how many were not plainly completed;
+next: who came into the line behind the same shard keys.';

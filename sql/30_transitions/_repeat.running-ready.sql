@@ -21,7 +21,7 @@ begin
       r.id, p_now + p_delays[r.ordinality] * interval '1 millisecond', r.deadline_at, r.parent_id,
       r.parent_generation, r.token, 0, 0, r.iteration + 1,
       pg_column_size(coalesce(r.input, e.input)), coalesce(e.priority, 0), r.is_keyed,
-      coalesce(e.queue, 'default'), r.task, r.input
+      coalesce(e.queue, 'default'), r.task, r.input, e.shard_key
     )::perdure.scheduled
   )
   into v_next

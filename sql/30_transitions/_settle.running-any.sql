@@ -31,7 +31,7 @@ begin
       r.crashes + (p_statuses[r.ordinality] = 'crashed')::int as crashes_used
     from unnest(p_rows) with ordinality as r
   ), judged as (
-    select l.*, e.queue, e.priority, e.input as first_input,
+    select l.*, e.queue, e.priority, e.shard_key, e.input as first_input,
       case
         when e.id is null or l.status = 'cancelled' then false
         when l.status = 'crashed' then l.crashes_used <= e.max_crashes
@@ -76,7 +76,7 @@ begin
         j.id, j.next_at, j.deadline_at, j.parent_id, j.parent_generation, j.token + p_revoked,
         j.attempts_used, j.crashes_used, j.iteration,
         pg_column_size(coalesce(j.input, j.first_input)), j.priority, j.is_keyed, j.queue, j.task,
-        j.input
+        j.input, j.shard_key
       )::perdure.scheduled
     ) filter (where j.goes_on),
     array_agg(j.id) filter (where not j.goes_on),

@@ -19,7 +19,7 @@ declare
   v_end timestamptz := clock_timestamp() + interval '50 milliseconds';
   v_now timestamptz := perdure._clock();
   v_parts text[] := array[
-    'leases', 'deadlines', 'closing', 'scheduled', 'aside', 'keys', 'retention'
+    'leases', 'shards', 'deadlines', 'closing', 'scheduled', 'aside', 'keys', 'retention'
   ];
   v_unseen int := cardinality(v_parts);
   v_done jsonb := '{}';

@@ -22,6 +22,8 @@ begin
       select r.amount, r.tellings into amount, tellings
       from perdure._expire_running(v_max, p_now) as r;
       is_full := amount >= v_max;
+    when 'shards' then
+      amount := perdure._assign_shards(null);
     when 'deadlines' then
       select d.amount, d.tellings into amount, tellings
       from perdure._expire_deadlines(least(p_max, 50), 200, p_now) as d;
@@ -55,5 +57,5 @@ end
 $$;
 
 comment on function perdure._sweep_part(text, text[], int, timestamptz) is
-'leases, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most p_max;
+'leases, shards, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most p_max;
 is_full: there may be more; tellings: for _tell().';

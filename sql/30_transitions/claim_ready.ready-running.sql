@@ -21,7 +21,8 @@ begin
     perdure._served(queues, v_worker.queues, 'queue'),
     perdure._served(tasks, v_worker.tasks, 'task'),
     coalesce(max, 1)
-  ) as c;
+  ) as c
+  where c.id is not null;
 end
 $$;
 

@@ -24,7 +24,8 @@ create or replace function perdure.enqueue(
   max_crashes int default null,
   headers jsonb default null,
   tags text[] default null,
-  notify boolean default true
+  notify boolean default true,
+  shard_key text default null
 ) returns bigint
 language plpgsql
 volatile
@@ -55,7 +56,8 @@ begin
       'retry_jitter', enqueue.retry_jitter,
       'retry_backoff', enqueue.retry_backoff,
       'max_crashes', enqueue.max_crashes,
-      'tags', enqueue.tags
+      'tags', enqueue.tags,
+      'shard_key', enqueue.shard_key
     )) || jsonb_build_object('input', coalesce(enqueue.input, 'null'))
     || case
       when enqueue.headers is null then '{}'
@@ -72,8 +74,10 @@ $$;
 
 comment on function perdure.enqueue(
   text, jsonb, text, int, interval, timestamptz, int, interval, timestamptz, text, text, text,
-  boolean, interval, double precision, interval, double precision, text, int, jsonb, text[], boolean
+  boolean, interval, double precision, interval, double precision, text, int, jsonb, text[],
+  boolean, text
 ) is
 'Enqueues one execution of a task and returns its id. Null arguments mean the task''s defaults, else
 the engine''s (docs/reference/sql.md). With a key that is in force it returns the id that has it.
+A shard_key needs a sharded queue: perdure.shard_queue().
 Raises QD003 (the key has another task or input), QD020 to QD026 (bad argument).';

@@ -38,6 +38,7 @@ declare
   v_tellings perdure._telling[];
   v_made int := 0;
   v_rest int;
+  v_next bigint[];
 begin
   if outcomes in ('[]', 'null') then
     outcomes := null;
@@ -46,11 +47,11 @@ begin
   v_queues := perdure._served(queues, v_worker.queues, 'queue');
   v_tasks := perdure._served(tasks, v_worker.tasks, 'task');
   if v_worker.id is null or outcomes is not null or call < v_worker.least_call
-    or (want > 0 and perdure._has_due(v_queues))
+    or (want > 0 and perdure._has_due(v_queues, v_worker.id))
   then
     v_worker := perdure._enter(worker, call);
     if outcomes is not null then
-      select r.results, r.tellings, r.rest into v_results, v_tellings, v_rest
+      select r.results, r.tellings, r.rest, r.next into v_results, v_tellings, v_rest, v_next
       from perdure._record(v_worker, outcomes) as r;
       results := v_results;
     end if;
@@ -58,13 +59,14 @@ begin
       select
         json_agg(json_build_array(
           c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
-        )),
+        )) filter (where c.id is not null),
         jsonb_object_agg(c.queue, jsonb_build_array(c.priority, c.start_at, c.id))
           filter (where c.is_last),
-        -- fewer than wanted: the head of the line was not looked at, or the byte budget was used up
-        count(*) < want and (after is not null or sum(c.bytes) >= (
+        -- fewer than wanted: the head of the line was not looked at, the byte budget was used up,
+        -- or there is more in its shards
+        count(c.id) < want and (after is not null or sum(c.bytes) >= (
           select g.claim_bytes from perdure.config as g
-        ))
+        )) or count(*) > count(c.id)
       into claimed, next_after, more
       from perdure._claim(v_worker, v_queues, v_tasks, want, after) as c;
     end if;
@@ -86,9 +88,12 @@ begin
   order by s.start_at, s.id
   limit 1;
   more := v_made > 0 or coalesce(more, false);
-  wake := v_made + coalesce(v_rest, 0) > 0 and exists (
-    select from perdure.ready as r where not r.is_aside
-  );
+  wake := v_made + coalesce(v_rest, 0) > 0 and (
+    exists (select from perdure.ready as r where not r.is_aside and r.shard is null)
+    or exists (
+      select from perdure.ready as r where r.shard is not null and not r.is_held and not r.is_aside
+    )
+  ) or v_next is not null and exists (select from perdure.ready as r where r.id = any(v_next));
 end
 $$;
 

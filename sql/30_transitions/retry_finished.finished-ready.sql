@@ -35,6 +35,10 @@ begin
   if v_old.id is null then
     raise exception 'execution % has not finished', retry_finished.id using errcode = 'QD006';
   end if;
+  if v_fact.shard_key is not null and perdure._shards_of(v_fact.queue) is null then
+    raise exception 'queue % of execution % is not sharded any more', v_fact.queue, v_fact.id
+      using errcode = 'QD026', hint = 'Call perdure.shard_queue first.';
+  end if;
   perform perdure._retake_key(v_fact, v_now);
   v_parent_id := perdure._rejoin(v_fact, detach);
   insert into perdure.attempt (
@@ -59,8 +63,9 @@ begin
     perform perdure._place(array[row(
       v_fact.id, v_now, v_deadline, v_parent_id,
       case when v_parent_id is not null then v_fact.parent_generation end, v_old.token + 1, 0, 0, 0,
-      pg_column_size(v_fact.input), v_fact.priority, v_fact.key is not null, v_fact.queue,
-      v_fact.task, null
+      pg_column_size(v_fact.input), v_fact.priority,
+      v_fact.key is not null or v_fact.shard_key is not null, v_fact.queue, v_fact.task, null,
+      v_fact.shard_key
     )::perdure.scheduled], v_now);
     perform perdure._notify_ready(array[v_fact.queue]);
   end if;
@@ -81,4 +86,5 @@ comment on function perdure.retry_finished(bigint, boolean) is
 'Runs an ended execution anew: attempts and crashes start at 0, the old outcome is kept in attempt.
 A parent runs its body again and may spawn anew. Raises QD001, QD003 (its key was taken), QD005 (its
 parent has ended or moved on: `detach` lets a child run without it; a finalize cannot), QD006 (it
-has not finished), QD010, QD012 (its tree is still being told).';
+has not finished), QD010, QD012 (its tree is still being told), QD026 (its queue
+is not sharded any more).';

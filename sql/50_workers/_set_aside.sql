@@ -38,7 +38,7 @@ begin
     from (
       select r.task
       from perdure.ready as r
-      where r.queue = p_queue and not r.is_aside
+      where r.queue = p_queue and not r.is_aside and r.shard is null
       order by r.priority, r.start_at, r.id
       limit 1000
     ) as head
@@ -52,7 +52,7 @@ begin
       where x.task <> all(v_known) and not x.is_aside and x.id = any(array(
         select h.id
         from perdure.ready as h
-        where h.queue = p_queue and not h.is_aside
+        where h.queue = p_queue and not h.is_aside and h.shard is null
         order by h.priority, h.start_at, h.id
         limit p_max
       ))
@@ -60,7 +60,7 @@ begin
     ));
     get diagnostics v_moved = row_count;
   end if;
-  return v_count + v_moved;
+  return v_count + v_moved + perdure._set_aside_in_shards(p_queue, v_known, p_max);
 end
 $$;
 

@@ -25,10 +25,13 @@ begin
   loop
     v := perdure._options(v_task - array['name', 'deadline'], v_now);
     if v.code is null
-      and v_task ?| array['key', 'key_for', 'key_scope', 'delay', 'run_at', 'headers']
+      and v_task ?| array[
+        'key', 'key_for', 'key_scope', 'shard_key', 'delay', 'run_at', 'headers'
+      ]
     then
       v.code := 'QD026';
-      v.message := 'key, key_for, key_scope, delay, run_at and headers belong to one execution';
+      v.message :=
+        'key, key_for, key_scope, shard_key, delay, run_at and headers belong to one execution';
     elsif v.code is null and (
       perdure._is_name(v_task ->> 'name') is not true
       or not coalesce(perdure._is_name(v.queue), true)

@@ -31,7 +31,8 @@ select
   s.finished_at,
   case when s.finished_at is null then s.deadline_at else e.deadline_at end as deadline_at,
   e.max_attempts,
-  e.timeout_ms * interval '1 millisecond' as timeout
+  e.timeout_ms * interval '1 millisecond' as timeout,
+  e.shard_key
 from (
   select
     r.id,

@@ -64,7 +64,7 @@ as $$
   where l.task <> e.task
     or l.parent_id <> e.parent_id
     or l.parent_generation <> e.parent_generation
-    or l.is_keyed <> (e.key is not null)
+    or l.is_keyed <> (e.key is not null or e.shard_key is not null)
     or l.deadline_at <> e.deadline_at
   union all
   select 'ready and scheduled rows stand in their queue', e.id, e.queue
@@ -147,7 +147,7 @@ as $$
   select 'a live keyed execution holds its key', l.id, e.key
   from room as l
   join perdure.execution as e on e.id = l.id
-  where l.is_keyed
+  where e.key is not null
     and not exists (
       select from perdure.key as k
       where (k.scope, k.key) = (e.key_scope, e.key) and k.id = e.id and k.until is null
@@ -183,6 +183,56 @@ as $$
   from perdure.finished as f
   join perdure.execution as e on e.id = f.id
   where f.attempts > e.max_attempts or f.crashes > e.max_crashes + 1
+  union all
+  select 'a row of a shard key stands in its shard', e.id, e.shard_key
+  from perdure.execution as e
+  join (
+    select
+      r.id, r.shard_key,
+      r.shard is not distinct from
+      case when r.shard_key is not null then perdure._shard_of(r.queue, r.shard_key) end as is_there
+    from perdure.ready as r
+    union all
+    select s.id, s.shard_key, true from perdure.scheduled as s
+  ) as r on r.id = e.id
+  where not r.is_there or r.shard_key is distinct from e.shard_key
+  union all
+  select 'a turn belongs to a live execution of its shard key', t.id, t.shard_key
+  from perdure.turn as t
+  where not exists (
+    select from room as l
+    join perdure.execution as e on e.id = l.id
+    where l.id = t.id and (e.queue, e.shard_key) = (t.queue, t.shard_key)
+  )
+    and not exists (
+      select from perdure.closing as c where c.kind = 'turn' and c.execution_id = t.id
+    )
+  union all
+  select 'what runs has the turn of its shard key', r.id, e.shard_key
+  from perdure.running as r
+  join perdure.execution as e on e.id = r.id
+  where e.shard_key is not null
+    and not exists (select from perdure.turn as t where t.id = r.id)
+  union all
+  select 'somebody of its shard key goes before a held row', h.id, h.shard_key
+  from perdure.ready as h
+  where h.is_held
+    and not exists (
+      select from perdure.turn as t where (t.queue, t.shard_key) = (h.queue, h.shard_key)
+    )
+    and not exists (
+      select from perdure.ready as r
+      where (r.queue, r.shard_key) = (h.queue, h.shard_key) and not r.is_held and not r.is_aside
+    )
+    and not exists (
+      select from perdure.closing as c
+      join perdure.execution as e on e.id = c.execution_id
+      where c.kind = 'turn' and (e.queue, e.shard_key) = (h.queue, h.shard_key)
+    )
+  union all
+  select 'a sharded queue has all its shards', null, q.queue
+  from perdure.shard_queue as q
+  where q.shards <> (select count(*) from perdure.shard as s where s.queue = q.queue)
 $$;
 
 comment on function perdure.fsck() is

@@ -58,6 +58,7 @@ _COUNTS = ("promoted", "recovered", "timed_out", "closed", "moved", "forgotten",
 @click.option("--max-crashes", type=int, help="How often its worker may die.")
 @click.option("--headers", metavar="JSON", type=json_object, help="A JSON object that goes along.")
 @click.option("--tags", metavar="TAG,…", type=names, help="To find it by.")
+@click.option("--shard-key", help="Those with the same one run one at a time, in a sharded queue.")
 @with_target
 def enqueue(target: Target, name: str, input: str, **options: Any) -> None:  # noqa: A002
     """Enqueue task NAME with INPUT, which is JSON ({} unless given, - reads stdin)."""

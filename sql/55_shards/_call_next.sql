@@ -1,0 +1,56 @@
+-- A shard key may have lost its turn, or the row that stood in the line for it: the oldest of those
+-- that are held comes into the line. One too many there does no harm: a claim holds it again.
+-- Locks: rows of ready, SKIP LOCKED: where somebody is at the oldest one just now, closing asks
+-- again, for a younger one must not pass it.
+
+create or replace function perdure._call_next(
+  p_ids bigint[], p_queues text[], p_keys text[], p_now timestamptz
+) returns bigint[]
+language plpgsql
+volatile
+set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+as $$
+declare
+  v_next bigint[];
+  v_reasons bigint[];
+  v_free bigint[];
+begin
+  select array_agg(n.id), array_agg(n.reason) into v_next, v_reasons
+  from (
+    select r.id, min(k.id) as reason
+    from unnest(p_ids, p_queues, p_keys) as k (id, queue, shard_key)
+    cross join lateral (
+      select x.id
+      from perdure.ready as x
+      where x.queue = k.queue and x.shard_key = k.shard_key and x.is_held
+      order by x.queue, x.shard_key, x.id
+      limit 1
+    ) as r
+    where not exists (
+      select from perdure.turn as t where t.queue = k.queue and t.shard_key = k.shard_key
+    )
+    group by r.id
+  ) as n;
+  if v_next is null then
+    return null;
+  end if;
+  v_free := array(
+    select r.id from perdure.ready as r where r.id = any(v_next) for update skip locked
+  );
+  update perdure.ready as r set is_held = false where r.id = any(v_free) and r.is_held;
+  insert into perdure.closing (kind, execution_id, due_at)
+  select 'turn', n.reason, p_now + interval '100 milliseconds'
+  from unnest(v_next, v_reasons) as n (id, reason)
+  where n.id <> all(v_free);
+  return v_free;
+end
+$$;
+
+comment on function perdure._call_next(bigint[], text[], text[], timestamptz) is
+'Lets the oldest held execution of each shard key whose turn it is nobody''s into the line; their
+ids. p_ids: on whose account, for closing.';
