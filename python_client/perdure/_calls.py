@@ -396,9 +396,18 @@ def retry_finished(id_: int, detach: bool) -> Call[int]:
 
 def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
     return Call(
-        "select promoted, recovered, timed_out, closed, moved, forgotten, more"
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
         " from perdure.sweep(%s::text, %s::int)",
         [channel, limit],
+        lambda rows: SweepReport(*rows[0]),
+    )
+
+
+def sweep_led(channels: list[str], holder: Any, epochs: list[int], limit: int) -> Call[SweepReport]:
+    return Call(
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
+        " from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [channels, holder, epochs, limit],
         lambda rows: SweepReport(*rows[0]),
     )
 
