@@ -326,6 +326,15 @@ def resign(
     )
 
 
+def guard(channel: str, holder: UUID, epoch: int, purpose: str) -> Call[None]:
+    """Raises Fenced unless (holder, epoch) leads, and keeps it so until the transaction ends."""
+    return Call(
+        "select perdure.guard(%s::text, %s::uuid, %s::bigint, %s::text)",
+        [channel, holder, epoch, purpose],
+        _nothing,
+    )
+
+
 def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
     statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
     return Call(statement, [list(channels), purpose], _one)
@@ -387,9 +396,18 @@ def retry_finished(id_: int, detach: bool) -> Call[int]:
 
 def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
     return Call(
-        "select promoted, recovered, timed_out, closed, moved, forgotten, more"
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
         " from perdure.sweep(%s::text, %s::int)",
         [channel, limit],
+        lambda rows: SweepReport(*rows[0]),
+    )
+
+
+def sweep_led(channels: list[str], holder: Any, epochs: list[int], limit: int) -> Call[SweepReport]:
+    return Call(
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
+        " from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [channels, holder, epochs, limit],
         lambda rows: SweepReport(*rows[0]),
     )
 
@@ -465,6 +483,17 @@ def register_worker(
 
 def ping_worker(worker: UUID) -> Call[int]:
     return Call("select perdure.ping_worker(%s::uuid)", [worker], _one)
+
+
+def sweep_led(
+    channels: Sequence[str], holder: UUID, epochs: Sequence[int], limit: int
+) -> Call[bool]:
+    """One pass by the resident leader; whether another one has work."""
+    return Call(
+        "select more from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [list(channels), holder, list(epochs), limit],
+        _one,
+    )
 
 
 def notify_ready(queues: Sequence[str] | None) -> Call[None]:

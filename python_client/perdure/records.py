@@ -211,7 +211,10 @@ class RegisteredWorker:
 
 @dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What one pass of `sweep` did; `more` says that another one has work."""
+    """What one pass of `sweep` did; `more` says that another one has work.
+
+    `skipped` says why it did nothing, as far as that is no fault: `resident leader` or `busy`.
+    """
 
     promoted: int
     recovered: int
@@ -220,6 +223,8 @@ class SweepReport:
     moved: int
     forgotten: int
     more: bool
+    deleted: int
+    skipped: str | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,13 @@ as $$
     or exists (select from perdure.closing as c where c.due_at <= p_now)
     or exists (select from perdure.key as k where k.until <= p_now)
     or perdure._is_worker_lost(p_now)
+    or exists (
+      select
+      from perdure.shard_queue as q
+      where q.is_automatic and q.assigned_for is distinct from perdure._assigned_for(
+        q.queue, (select perdure._live_workers())::int[]
+      )
+    )
     or exists (select from perdure._misplaced(p_channels))
     or perdure._is_retention_due(p_now)
 $$;

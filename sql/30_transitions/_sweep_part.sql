@@ -22,6 +22,8 @@ begin
       select r.amount, r.tellings into amount, tellings
       from perdure._expire_running(v_max, p_now) as r;
       is_full := amount >= v_max;
+    when 'shards' then
+      amount := perdure._assign_shards(null);
     when 'deadlines' then
       select d.amount, d.tellings into amount, tellings
       from perdure._expire_deadlines(least(p_max, 50), 200, p_now) as d;
@@ -48,12 +50,12 @@ begin
       is_full := amount >= v_max;
     when 'retention' then
       select r.amount, r.is_full into amount, is_full
-      from perdure._retain(least(p_max, 500), p_now) as r;
+      from perdure._retain(least(p_max, 300), p_now) as r;
   end case;
   is_full := coalesce(is_full, false);
 end
 $$;
 
 comment on function perdure._sweep_part(text, text[], int, timestamptz) is
-'leases, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most p_max;
+'leases, shards, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most p_max;
 is_full: there may be more; tellings: for _tell().';

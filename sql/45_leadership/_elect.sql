@@ -38,9 +38,11 @@ begin
       set expires_at = v_now + p_ttl
       where l.purpose = p_purpose and l.channel = p_channel and l.epoch = v_leader.epoch;
     end if;
-    epoch := v_leader.epoch;
-    reason := 'leader';
-    return;
+    if found then  -- else it ran out, and another was elected while this waited for the row
+      epoch := v_leader.epoch;
+      reason := 'leader';
+      return;
+    end if;
   end if;
 
   reason := 'held';

@@ -72,7 +72,7 @@ def perdure(ctx: click.Context) -> None:
 
 for _command in (
     *(demo, migrate, sql, worker, tasks, enqueue, get, tree, list_executions),
-    *(cancel, wake, retry, sweep, watches, workers, leaders, resign, fsck, version),
+    *(cancel, wake, retry, sweep, workers, leaders, resign, watches, fsck, version),
 ):
     perdure.add_command(_command)
 
