@@ -44,7 +44,7 @@ as $$
     from (
       select r.task
       from perdure.ready as r
-      where r.queue = q.name and not r.is_aside
+      where r.queue = q.name and not r.is_aside and r.shard is null
       order by r.priority, r.start_at, r.id
       limit 100
     ) as head
