@@ -262,6 +262,6 @@ def test_two_sweeps_at_once_share_out_once(shards: Shards, sessions: Sessions, b
         assert shards.engine.one("select perdure._assign_shards(null)") == 8
         assert other.one("select perdure._assign_shards(%s)", ["q"] if busy else None) == 0
     assert other.one("select perdure._assign_shards(null)") == 0
-    assert set(
-        row["epoch"] for row in shards.engine.query("select epoch from perdure.shard")
-    ) == {1}
+    assert set(row["epoch"] for row in shards.engine.query("select epoch from perdure.shard")) == {
+        1
+    }

@@ -217,9 +217,7 @@ def test_a_guard_waits_for_an_assignment_and_is_refused_then(
     assert other.value("register_worker", "other", ["q"])
     with shards.engine.conn.transaction():
         shards.engine.row("sweep")
-        call = one.session.later(
-            one.session.value, "guard_shard", one.incarnation, "q", 0, epoch
-        )
+        call = one.session.later(one.session.value, "guard_shard", one.incarnation, "q", 0, epoch)
         sessions.await_waiting(one.session, call)
     with pytest.raises(psycopg.Error) as caught:
         done(call)
