@@ -37,9 +37,9 @@ class LockProgram(Program):
 
 def names_of(dsn: str) -> dict[str, str]:
     """The database as the environment of a process."""
-    words = {"host": "PGHOST", "port": "PGPORT", "dbname": "PGDATABASE", "user": "PGUSER"}
-    given = conninfo_to_dict(dsn)
-    return {word: str(given[key]) for key, word in words.items() if given.get(key)}
+    given = {**conninfo_to_dict(dsn)}
+    given["database"] = given.pop("dbname")
+    return {f"PG{word.upper()}": str(value) for word, value in given.items()}
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ class OwnServer(Server):
     def stop_immediately(self) -> None:
         """As `pg_ctl stop -m immediate`: no goodbyes, recovery at the next start."""
         assert self.local is not None
+        self.close()
         process = self.process
         os.kill(process, signal.SIGQUIT)
         await_that(lambda: not Path(f"/proc/{process}").exists())

@@ -19,6 +19,7 @@ from perdure.records import (
     Leader,
     Outcome,
     RegisteredWorker,
+    Shard,
     StoredError,
     SweepReport,
     TreeNode,
@@ -365,6 +366,24 @@ def workers(is_alive_only: bool) -> Call[list[RegisteredWorker]]:
     )
 
 
+def shards(queue: str | None) -> Call[list[Shard]]:
+    return Call(
+        "select queue, number, machine_id, name, worker_id, epoch, acquired_at, next_id"
+        " from perdure.shards where %s::text is null or queue = %s order by queue, number",
+        [queue, queue],
+        _all(Shard),
+        is_read=True,
+    )
+
+
+def shard_queue(queue: str, shards: int, on_retry: str, rebalance: bool) -> Call[None]:
+    return Call(
+        "select perdure.shard_queue(%s::text, %s::int, %s::text, %s::boolean)",
+        [queue, shards, on_retry, rebalance],
+        _nothing,
+    )
+
+
 def set_worker_health(machine_id: int, healthy: bool) -> Call[bool]:
     statement: LiteralString = "select perdure.set_worker_health(%s::int, %s::boolean)"
     return Call(statement, [machine_id, healthy], _one)
@@ -483,17 +502,6 @@ def register_worker(
 
 def ping_worker(worker: UUID) -> Call[int]:
     return Call("select perdure.ping_worker(%s::uuid)", [worker], _one)
-
-
-def sweep_led(
-    channels: Sequence[str], holder: UUID, epochs: Sequence[int], limit: int
-) -> Call[bool]:
-    """One pass by the resident leader; whether another one has work."""
-    return Call(
-        "select more from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
-        [list(channels), holder, list(epochs), limit],
-        _one,
-    )
 
 
 def notify_ready(queues: Sequence[str] | None) -> Call[None]:

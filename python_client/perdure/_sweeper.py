@@ -101,7 +101,7 @@ class Sweeper:
 
     def _pass(self, led: dict[str, int]) -> bool:
         call = _calls.sweep_led(list(led), self._election.holder, list(led.values()), _LIMIT)
-        return self._call(call)
+        return self._call(call).more
 
     def _see_to_watches(self, *, is_elected: bool) -> None:
         if time.monotonic() < self._watches_at or (self._watches.are_in_place and not is_elected):

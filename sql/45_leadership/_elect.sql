@@ -33,7 +33,6 @@ begin
     )
   then
     if p_mode = 'lease' then
-      perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
       update perdure.leader as l
       set expires_at = v_now + p_ttl
       where l.purpose = p_purpose and l.channel = p_channel and l.epoch = v_leader.epoch;

@@ -1,7 +1,6 @@
 -- sweep_for: passes of sweep(), each committed, until nothing is due or the time is up
 -- What commits between its statements can neither run with the rights of its owner nor have
--- settings of its own: so this is a procedure with its caller's, and names everything in full. Its
--- arguments are copied first: a background worker of pg_cron frees them with the first commit.
+-- settings of its own: so this is a procedure with its caller's, and names everything in full.
 -- Locks: as sweep(), given back after each pass. Real time, not the engine's clock: it is about how
 -- long the caller is to be kept.
 
@@ -11,8 +10,6 @@ create or replace procedure perdure.sweep_for(
 language plpgsql
 as $$
 declare
-  v_channel text := channel;
-  v_every interval := every;
   v_end timestamptz := pg_catalog.clock_timestamp() + for_time;
   v_has_more boolean;
 begin
@@ -21,11 +18,11 @@ begin
       using errcode = 'QD023';
   end if;
   loop
-    select s.more into v_has_more from perdure.sweep(v_channel) as s;
+    select s.more into v_has_more from perdure.sweep(channel) as s;
     commit;
-    exit when pg_catalog.clock_timestamp() >= v_end or v_every is null and not v_has_more;
+    exit when pg_catalog.clock_timestamp() >= v_end or every is null and not v_has_more;
     continue when v_has_more;
-    perform pg_catalog.pg_sleep_for(least(v_every, v_end - pg_catalog.clock_timestamp()));
+    perform pg_catalog.pg_sleep_for(least(every, v_end - pg_catalog.clock_timestamp()));
   end loop;
 end
 $$;

@@ -19,7 +19,9 @@ OPTIONS = dict(option.split("=", 1) for option in sys.argv[2:])
 
 
 def say(*what: object) -> None:
-    print(*what, time.monotonic(), flush=True)
+    line = " ".join(map(str, (*what, time.monotonic())))
+    sys.stdout.write(f"{line}\n")  # in one piece: several threads do
+    sys.stdout.flush()
 
 
 def answer(what: object) -> None:
