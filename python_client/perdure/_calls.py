@@ -19,6 +19,7 @@ from perdure.records import (
     Leader,
     Outcome,
     RegisteredWorker,
+    Shard,
     StoredError,
     SweepReport,
     TreeNode,
@@ -365,6 +366,24 @@ def workers(is_alive_only: bool) -> Call[list[RegisteredWorker]]:
     )
 
 
+def shards(queue: str | None) -> Call[list[Shard]]:
+    return Call(
+        "select queue, number, machine_id, name, worker_id, epoch, acquired_at, next_id"
+        " from perdure.shards where %s::text is null or queue = %s order by queue, number",
+        [queue, queue],
+        _all(Shard),
+        is_read=True,
+    )
+
+
+def shard_queue(queue: str, shards: int, on_retry: str, rebalance: bool) -> Call[None]:
+    return Call(
+        "select perdure.shard_queue(%s::text, %s::int, %s::text, %s::boolean)",
+        [queue, shards, on_retry, rebalance],
+        _nothing,
+    )
+
+
 def set_worker_health(machine_id: int, healthy: bool) -> Call[bool]:
     statement: LiteralString = "select perdure.set_worker_health(%s::int, %s::boolean)"
     return Call(statement, [machine_id, healthy], _one)
@@ -396,9 +415,18 @@ def retry_finished(id_: int, detach: bool) -> Call[int]:
 
 def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
     return Call(
-        "select promoted, recovered, timed_out, closed, moved, forgotten, more"
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
         " from perdure.sweep(%s::text, %s::int)",
         [channel, limit],
+        lambda rows: SweepReport(*rows[0]),
+    )
+
+
+def sweep_led(channels: list[str], holder: Any, epochs: list[int], limit: int) -> Call[SweepReport]:
+    return Call(
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
+        " from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [channels, holder, epochs, limit],
         lambda rows: SweepReport(*rows[0]),
     )
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Operation,
         Outcome,
         RegisteredWorker,
+        Shard,
         Status,
         SweepReport,
         TreeNode,
@@ -397,6 +398,10 @@ class Client:
         """The workers that live; with `lost` also those that are about to be given up."""
         return await self.run(_calls.workers(not lost))
 
+    async def shards(self, queue: str | None = None) -> list[Shard]:
+        """The shards of a sharded queue (None: of all) and their owners."""
+        return await self.run(_calls.shards(queue))
+
     async def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return await self.run(_calls.fsck())
@@ -451,6 +456,16 @@ class Client:
     async def request_resign(self, channel: str, purpose: str = "lock") -> bool:
         """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
         return await self.run(_calls.request_resign([channel], purpose)) > 0
+
+    async def shard_queue(
+        self, queue: str, shards: int = 64, *, on_retry: str = "hold", rebalance: bool = True
+    ) -> None:
+        """Makes a queue a sharded one: executions of one `shard_key` run one at a time, by id.
+
+        on_retry: `hold` keeps a key back while one of its executions waits for a retry, `skip`
+        lets the next one pass. rebalance: shards follow the workers that come and go.
+        """
+        await self.run(_calls.shard_queue(queue, shards, on_retry, rebalance))
 
     async def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
         """Marks a worker as healthy or not; False where none has this machine id."""

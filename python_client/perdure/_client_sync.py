@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Operation,
         Outcome,
         RegisteredWorker,
+        Shard,
         Status,
         SweepReport,
         TreeNode,
@@ -398,6 +399,10 @@ class SyncClient:
         """The workers that live; with `lost` also those that are about to be given up."""
         return self.run(_calls.workers(not lost))
 
+    def shards(self, queue: str | None = None) -> list[Shard]:
+        """The shards of a sharded queue (None: of all) and their owners."""
+        return self.run(_calls.shards(queue))
+
     def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return self.run(_calls.fsck())
@@ -452,6 +457,16 @@ class SyncClient:
     def request_resign(self, channel: str, purpose: str = "lock") -> bool:
         """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
         return self.run(_calls.request_resign([channel], purpose)) > 0
+
+    def shard_queue(
+        self, queue: str, shards: int = 64, *, on_retry: str = "hold", rebalance: bool = True
+    ) -> None:
+        """Makes a queue a sharded one: executions of one `shard_key` run one at a time, by id.
+
+        on_retry: `hold` keeps a key back while one of its executions waits for a retry, `skip`
+        lets the next one pass. rebalance: shards follow the workers that come and go.
+        """
+        self.run(_calls.shard_queue(queue, shards, on_retry, rebalance))
 
     def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
         """Marks a worker as healthy or not; False where none has this machine id."""

@@ -112,6 +112,10 @@ class Fenced(PerdureError, sqlstate="QD013"):
     """This leadership is over: another epoch has begun, or it was given back."""
 
 
+class NoCron(PerdureError, sqlstate="QD015"):
+    """pg_cron is not in this database, so it can schedule nothing here."""
+
+
 class HotStandby(PerdureError, sqlstate="QD016"):
     """The server is a hot standby: leading and working need the primary."""
 

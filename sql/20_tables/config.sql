@@ -36,8 +36,8 @@ comment on column perdure.config.worker_grace is
 comment on column perdure.config.restart_grace is
 'How long after a start of the server no worker is given up: all of them lost their lock with it.';
 comment on column perdure.config.stale_fail_after is
-'A dead worker''s attempt that began longer ago ends failed (type stale) and is not tried again; null:
-none does.';
+'A dead worker''s attempt that began longer ago ends failed (type stale) and is not tried again;
+null: none does.';
 comment on column perdure.config.retention is
 'How long ended trees are kept; null: for ever.';
 comment on column perdure.config.repair_watches is

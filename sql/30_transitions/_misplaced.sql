@@ -1,5 +1,5 @@
--- Where setting aside has something to do. Nothing of a queue's backlog is read but its head: what
--- stands behind it is in nobody's way yet.
+-- Where setting aside has something to do. Nothing of a queue's backlog is read but the head of its
+-- line, and of the line of each shard: what stands behind is in nobody's way yet.
 
 create or replace function perdure._misplaced(p_channels text[]) returns setof text
 language sql
@@ -44,11 +44,23 @@ as $$
     from (
       select r.task
       from perdure.ready as r
-      where r.queue = q.name and not r.is_aside
+      where r.queue = q.name and not r.is_aside and r.shard is null
       order by r.priority, r.start_at, r.id
       limit 100
     ) as head
     where head.task <> all(q.known)
+  )
+  or not q.knows_all and exists (
+    select
+    from perdure.shard as s
+    cross join lateral (
+      select r.task
+      from perdure.ready as r
+      where r.queue = q.name and r.shard = s.number and not r.is_held and not r.is_aside
+      order by r.id
+      limit 1
+    ) as head
+    where s.queue = q.name and head.task <> all(q.known)
   )
 $$;
 

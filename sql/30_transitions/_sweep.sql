@@ -1,7 +1,7 @@
 -- All that time alone causes, one bounded pass: the parts take turns, the most urgent first, each
--- doing a piece that takes some ten milliseconds, until nothing is due, each has done p_max, or a
--- tenth of a second is gone. Then one of those that had no turn, by lot, has one nonetheless: so
--- nothing that is always busy can starve what comes after it.
+-- doing a piece that takes some ten milliseconds, until nothing is due, each has done p_max, or the
+-- time is up: a twentieth of a second, and as much for telling parents. Then one of those that had
+-- no turn, by lot, has one nonetheless: so nothing that is always busy can starve what comes after.
 -- Locks: as its parts; last, once for all, the parents' waiting rows: each SKIP LOCKED, so that a
 -- sweep waits for nobody and any number of them may run at once. A pass with nothing to do writes
 -- nothing.
@@ -16,7 +16,7 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  v_end timestamptz := clock_timestamp() + interval '100 milliseconds';
+  v_end timestamptz := clock_timestamp() + interval '50 milliseconds';
   v_now timestamptz := perdure._clock();
   v_parts text[] := array[
     'leases', 'shards', 'deadlines', 'closing', 'scheduled', 'aside', 'keys', 'retention'
@@ -28,12 +28,13 @@ declare
   v_step record;
   v_amount int;
   v_tellings perdure._telling[];
-  v_is_late boolean := false;
+  v_is_late boolean := p_max < 1;
   v_is_capped boolean := false;
+  v_has_moved boolean := false;
   v_begun int;
 begin
   while cardinality(v_parts) > 0 and not v_is_late loop  -- bounded by the time
-    v_is_late := clock_timestamp() >= v_end or cardinality(v_tellings) > 500;
+    v_is_late := clock_timestamp() >= v_end or coalesce(cardinality(v_tellings), 0) > 200;
     exit when v_is_late and v_unseen = 0;
     v_at := case when v_is_late then 1 + floor(random() * v_unseen) else 1 end;
     v_part := v_parts[v_at];
@@ -45,6 +46,8 @@ begin
     v_amount := v_amount + v_step.amount;
     v_done := v_done || jsonb_build_object(v_part, v_amount);
     v_tellings := v_tellings || v_step.tellings;
+    -- a walk that goes on has moved, also where all that it saw is kept
+    v_has_moved := v_has_moved or v_step.amount > 0 or v_part = 'retention' and v_step.is_full;
     if v_step.is_full and v_amount < p_max then
       v_parts := v_parts || v_part;
     else
@@ -58,7 +61,7 @@ begin
   moved := coalesce((v_done ->> 'aside')::int, 0);
   forgotten := coalesce((v_done ->> 'keys')::int, 0);
   deleted := coalesce((v_done ->> 'retention')::int, 0);
-  v_begun := perdure._tell(v_tellings, false);
+  v_begun := perdure._tell(v_tellings, false, v_end + interval '50 milliseconds');
   if promoted + recovered + moved + v_begun > 0 then
     perform perdure._notify_ready();
   end if;
@@ -69,8 +72,7 @@ begin
     v_is_capped or cardinality(v_parts) > 0 or exists (
       select from perdure.closing as c where c.due_at <= perdure._clock()
     )
-    -- what is due and could not be done is locked: it can wait for the next time
-  ) and promoted + recovered + timed_out + closed + moved + forgotten + deleted > 0;
+  ) and v_has_moved;  -- what is due and could not be done is locked: it can wait
 end
 $$;
 

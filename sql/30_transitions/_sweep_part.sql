@@ -50,7 +50,7 @@ begin
       is_full := amount >= v_max;
     when 'retention' then
       select r.amount, r.is_full into amount, is_full
-      from perdure._retain(least(p_max, 500), p_now) as r;
+      from perdure._retain(least(p_max, 300), p_now) as r;
   end case;
   is_full := coalesce(is_full, false);
 end

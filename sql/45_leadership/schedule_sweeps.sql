@@ -35,7 +35,7 @@ begin
       'call perdure.sweep_for(%L, %L, every => %L)', channel, '58 s', v_seconds || ' s'
     );
   end if;
-  execute 'select cron.schedule($1, $2, $3)' using job, schedule, command;
+  execute format('select %I.schedule($1, $2, $3)', 'cron') using job, schedule, command;
   return next;
 end
 $$;

@@ -59,6 +59,7 @@ begin
   select s.promoted, s.recovered, s.timed_out, s.closed, s.moved, s.forgotten, s.more, s.deleted
   into promoted, recovered, timed_out, closed, moved, forgotten, more, deleted
   from perdure._sweep(v_led, v_max) as s;
+  skipped := null;  -- a column that sweep() has
 end
 $$;
 

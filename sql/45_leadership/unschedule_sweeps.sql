@@ -7,19 +7,17 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  v_job bigint;
-  v_count int := 0;
+  v_count int;
 begin
   perform perdure._require_primary();
   perform perdure._require_read_committed();
   perform perdure._cron_version();
-  for v_job in execute
-    'select j.jobid from cron.job as j'
-    ' where j.database = current_database() and j.jobname ~ ''^perdure sweep( |$)'''
-  loop
-    execute 'select cron.unschedule($1)' using v_job;
-    v_count := v_count + 1;
-  end loop;
+  execute format(
+    'select count(%1$I.unschedule(j.jobid)) from %1$I.job as j '
+    'where j.database = current_database() and j.jobname ~ %2$L',
+    'cron', '^perdure sweep( |$)'
+  )
+  into v_count;
   return v_count;
 end
 $$;

@@ -27,7 +27,7 @@ def test_18_only_signs_of_life_and_elections_take_a_session_lock(engine: Engine)
     taking = _naming(engine, r"pg_(try_)?advisory_lock\M")
     assert taking == {"_keep_alive", "_elect"}
     xact = _naming(engine, r"pg_(try_)?advisory_xact_lock\M")
-    assert xact == {"_elect", "_reserve_table"}
+    assert xact == {"_elect", "_elect_once", "_reserve_table"}
 
 
 def test_18_a_sweep_leaves_no_lock_behind_and_hinders_no_reconnect(
@@ -141,7 +141,16 @@ _TRANSITIONS = {
     "notify_ready": "select perdure.notify_ready()",
     "ping_worker": "select perdure.ping_worker(%(worker)s)",
     "set_worker_health": "select perdure.set_worker_health(1, true)",
+    "shard_queue": "select perdure.shard_queue('q')",
+    "unshard_queue": "select perdure.unshard_queue('q')",
+    "acquire_shards": "select * from perdure.acquire_shards(%(worker)s, 'default', '{1}')",
+    "release_shards": "select perdure.release_shards(%(worker)s, 'default', '{1}')",
+    "release_all_shards": "select perdure.release_all_shards(%(worker)s)",
     "sweep": "select perdure.sweep()",
+    "sweep_led": "select perdure.sweep_led('{c}', gen_random_uuid(), '{1}')",
+    "sweep_for": "call perdure.sweep_for()",
+    "schedule_sweeps": "select perdure.schedule_sweeps()",
+    "unschedule_sweeps": "select perdure.unschedule_sweeps()",
     "register_worker": "select perdure.register_worker('w')",
     "resume_worker": "select * from perdure.resume_worker(%(worker)s)",
     "unregister_worker": "select perdure.unregister_worker(%(worker)s)",
