@@ -106,6 +106,21 @@ def test_g20_while_the_pooler_restarts_there_are_never_two(
     assert all(ended <= began for (_, ended), (began, _) in itertools.pairwise(spells))
 
 
+def test_g20_who_holds_a_lease_is_asked_to_resign_and_does(
+    db: str, pooler: Pooler, conn: psycopg.Connection[Any]
+) -> None:
+    acquired: Queue[int] = Queue()
+    lock = ChannelLock("news", pooler.dsn(db), on_acquire=acquired.put)
+    lock.stand()
+    assert acquired.get(timeout=5) == 1
+    other = ChannelLock("news", db)
+    assert not other.acquire(timeout=0)
+    assert conn.execute("select perdure.request_resign('{news}')").fetchone() == (1,)
+    assert other.acquire(timeout=LEASE)
+    assert other.release()
+    assert acquired.get(timeout=LEASE) == 3
+
+
 def _spells(programs: Iterable[LockProgram]) -> list[tuple[float, float]]:
     """From when to when each of them led, by the clock that they share."""
     spells = []
