@@ -387,7 +387,8 @@ def test_a_shard_key_needs_a_sharded_queue(shards: Shards) -> None:
         shards.engine.enqueue(queue="q", shard_key="k")
     assert caught.value.sqlstate == "QD026"
     rows = shards.engine.rows(
-        "enqueue_many", [{"task": "t", "shard_key": "k"}, {"task": "t"}, {"task": "t", "queue": "q"}]
+        "enqueue_many",
+        [{"task": "t", "shard_key": "k"}, {"task": "t"}, {"task": "t", "queue": "q"}],
     )
     assert [row["code"] for row in rows] == ["QD026", None, None]
 
