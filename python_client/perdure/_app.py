@@ -15,16 +15,17 @@ from perdure._options import seconds
 from perdure._returns import Again, Done, Spawn, spawn
 from perdure._task import Task, TaskCall, as_call
 from perdure._unset import UNSET, Unset
+from perdure._watches import OPERATIONS, declare
 from perdure.errors import Fail, UnknownTask
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
     from typing import Protocol, TypeAlias, Unpack
 
     from perdure._options import Duration, TaskOptions
     from perdure._task import Spawnable
     from perdure._worker import WorkerOptions
-    from perdure.records import LoopResult
+    from perdure.records import LoopResult, Operation, Watch
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -69,6 +70,7 @@ class App(Client):
 
     def __init__(self, dsn: str | None = None) -> None:
         self.tasks: dict[str, Task[..., Any, Any]] = {}
+        self.watches: list[Watch] = []
         super().__init__(self.tasks, dsn)
         self.sync = SyncClient(self.tasks, dsn)
 
@@ -187,6 +189,29 @@ class App(Client):
 
         options.setdefault("timeout", _SEQUENCE_TIMEOUT)
         return self._define(run, {}, name, options, validate=validate)
+
+    def watch(
+        self,
+        table: str,
+        task: str | Task[..., Any, Any],
+        *,
+        columns: Sequence[str] | None = None,
+        condition: str | None = None,
+        operations: Sequence[Operation] = OPERATIONS,
+        queue: str | None = None,
+    ) -> Watch:
+        """Declares that every changed row of a table becomes an execution of a task.
+
+        A worker of this app sees to it, also where the table is made later; `watch_table` does it
+        at once, and says what the arguments mean.
+        """
+        watch = declare(
+            table, task, columns=columns, condition=condition, operations=operations, queue=queue
+        )
+        if any((known.table, known.task) == (watch.table, watch.task) for known in self.watches):
+            raise ValueError(f"this app watches {watch.table} for {watch.task} already")
+        self.watches.append(watch)
+        return watch
 
     def _define(
         self,

@@ -19,16 +19,21 @@ from perdure.records import (
     Leader,
     Outcome,
     RegisteredWorker,
+    Shard,
     StoredError,
     SweepReport,
     TreeNode,
     Violation,
+    WatchHealth,
+    WatchRepair,
     Woken,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from uuid import UUID
+
+    from perdure.records import Watch
 
 T = TypeVar("T")
 Row: TypeAlias = "tuple[Any, ...]"
@@ -322,6 +327,15 @@ def resign(
     )
 
 
+def guard(channel: str, holder: UUID, epoch: int, purpose: str) -> Call[None]:
+    """Raises Fenced unless (holder, epoch) leads, and keeps it so until the transaction ends."""
+    return Call(
+        "select perdure.guard(%s::text, %s::uuid, %s::bigint, %s::text)",
+        [channel, holder, epoch, purpose],
+        _nothing,
+    )
+
+
 def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
     statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
     return Call(statement, [list(channels), purpose], _one)
@@ -349,6 +363,24 @@ def workers(is_alive_only: bool) -> Call[list[RegisteredWorker]]:
         [is_alive_only],
         _all(RegisteredWorker),
         is_read=True,
+    )
+
+
+def shards(queue: str | None) -> Call[list[Shard]]:
+    return Call(
+        "select queue, number, machine_id, name, worker_id, epoch, acquired_at, next_id"
+        " from perdure.shards where %s::text is null or queue = %s order by queue, number",
+        [queue, queue],
+        _all(Shard),
+        is_read=True,
+    )
+
+
+def shard_queue(queue: str, shards: int, on_retry: str, rebalance: bool) -> Call[None]:
+    return Call(
+        "select perdure.shard_queue(%s::text, %s::int, %s::text, %s::boolean)",
+        [queue, shards, on_retry, rebalance],
+        _nothing,
     )
 
 
@@ -383,9 +415,18 @@ def retry_finished(id_: int, detach: bool) -> Call[int]:
 
 def sweep(channel: str | None, limit: int) -> Call[SweepReport]:
     return Call(
-        "select promoted, recovered, timed_out, closed, moved, forgotten, more"
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
         " from perdure.sweep(%s::text, %s::int)",
         [channel, limit],
+        lambda rows: SweepReport(*rows[0]),
+    )
+
+
+def sweep_led(channels: list[str], holder: Any, epochs: list[int], limit: int) -> Call[SweepReport]:
+    return Call(
+        "select promoted, recovered, timed_out, closed, moved, forgotten, more, deleted, skipped"
+        " from perdure.sweep_led(%s::text[], %s::uuid, %s::bigint[], %s::int)",
+        [channels, holder, epochs, limit],
         lambda rows: SweepReport(*rows[0]),
     )
 
@@ -396,6 +437,42 @@ def fsck() -> Call[list[Violation]]:
         [],
         _all(Violation),
         is_read=True,
+    )
+
+
+# Watched tables
+
+
+def watch_table(watch: Watch) -> Call[int]:
+    return Call(
+        "select perdure.watch_table("
+        "%s::text, %s::text, %s::text[], %s::text, %s::text[], %s::text)",
+        [
+            *(watch.table, watch.task, None if watch.columns is None else list(watch.columns)),
+            *(watch.condition, list(watch.operations), watch.queue),
+        ],
+        _one,
+    )
+
+
+def unwatch_table(table: str, task: str) -> Call[bool]:
+    return Call("select perdure.unwatch_table(%s::text, %s::text)", [table, task], _one)
+
+
+def check_watches(table: str | None) -> Call[list[WatchHealth]]:
+    return Call(
+        "select watch, table_name, task, operation, problem from perdure.check_watches(%s::text)",
+        [table],
+        _all(WatchHealth),
+        is_read=True,
+    )
+
+
+def repair_watches(table: str | None) -> Call[list[WatchRepair]]:
+    return Call(
+        "select table_name, task, operation, problem, result from perdure.repair_watches(%s::text)",
+        [table],
+        _all(WatchRepair),
     )
 
 

@@ -12,7 +12,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from perdure import _aio as aio
-from perdure import _calls, _dsn, _json, _schema
+from perdure import _calls, _dsn, _json, _schema, _watches
 from perdure._task import Task, TaskCall, as_call, by_name
 from perdure._unset import UNSET, Unset
 from perdure.errors import (
@@ -25,7 +25,7 @@ from perdure.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping
+    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
     from perdure._calls import Call
@@ -37,12 +37,16 @@ if TYPE_CHECKING:
         Enqueued,
         Execution,
         Leader,
+        Operation,
         Outcome,
         RegisteredWorker,
+        Shard,
         Status,
         SweepReport,
         TreeNode,
         Violation,
+        WatchHealth,
+        WatchRepair,
         Woken,
     )
 
@@ -394,6 +398,10 @@ class Client:
         """The workers that live; with `lost` also those that are about to be given up."""
         return await self.run(_calls.workers(not lost))
 
+    async def shards(self, queue: str | None = None) -> list[Shard]:
+        """The shards of a sharded queue (None: of all) and their owners."""
+        return await self.run(_calls.shards(queue))
+
     async def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return await self.run(_calls.fsck())
@@ -449,9 +457,58 @@ class Client:
         """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
         return await self.run(_calls.request_resign([channel], purpose)) > 0
 
+    async def shard_queue(
+        self, queue: str, shards: int = 64, *, on_retry: str = "hold", rebalance: bool = True
+    ) -> None:
+        """Makes a queue a sharded one: executions of one `shard_key` run one at a time, by id.
+
+        on_retry: `hold` keeps a key back while one of its executions waits for a retry, `skip`
+        lets the next one pass. rebalance: shards follow the workers that come and go.
+        """
+        await self.run(_calls.shard_queue(queue, shards, on_retry, rebalance))
+
     async def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
         """Marks a worker as healthy or not; False where none has this machine id."""
         return await self.run(_calls.set_worker_health(machine_id, healthy))
+
+    # Watch tables
+
+    async def watch_table(
+        self,
+        table: str,
+        task: str | Task[..., Any, Any],
+        *,
+        columns: Sequence[str] | None = None,
+        condition: str | None = None,
+        operations: Sequence[Operation] = _watches.OPERATIONS,
+        queue: str | None = None,
+        conn: aio.Connection | None = None,
+    ) -> int:
+        """Has every changed row of a table enqueue one execution of a task; the watch's id.
+
+        Its input is {"table", "op", "new", "old"}. `columns`: an update counts only where one of
+        them differs. `condition`: SQL over `new` and `old`, run with the engine owner's rights.
+        TableNotFound, or WatchBusy when the table is being written to.
+        """
+        watch = _watches.declare(
+            table, task, columns=columns, condition=condition, operations=operations, queue=queue
+        )
+        return await self.run(_calls.watch_table(watch), conn)
+
+    async def unwatch_table(
+        self, table: str, task: str | Task[..., Any, Any], *, conn: aio.Connection | None = None
+    ) -> bool:
+        """Ends a watch; false when there was none. WatchBusy when the table is in use."""
+        name = task if isinstance(task, str) else task.name
+        return await self.run(_calls.unwatch_table(table, name), conn)
+
+    async def check_watches(self, table: str | None = None) -> list[WatchHealth]:
+        """Whether the triggers of watched tables (None: of all) are as they have to be."""
+        return await self.run(_calls.check_watches(table))
+
+    async def repair_watches(self, table: str | None = None) -> list[WatchRepair]:
+        """Makes broken triggers anew; what was found broken, and what came of it."""
+        return await self.run(_calls.repair_watches(table))
 
     async def define_tasks(self) -> int:
         """Publishes what this app's tasks declare; the number that changed."""

@@ -48,6 +48,24 @@ class Event:
         return self.channels is None or channel in self.channels
 
 
+def _event(payload: str) -> Event | None:
+    """What a payload says; None for one that is not the engine's: anybody may notify."""
+    try:
+        told = json.loads(payload)
+    except ValueError:
+        return None
+    if not isinstance(told, dict) or not isinstance(told.get("event"), str):
+        return None
+    purpose = told.get("purpose")
+    if not isinstance(purpose, str | None):
+        return None
+    return Event(told["event"], purpose, _names(told.get("channels")), _names(told.get("queues")))
+
+
+def _names(told: object) -> list[str] | None:
+    return [name for name in told if isinstance(name, str)] if isinstance(told, list) else None
+
+
 class _Connection(psycopg.Connection[Any]):
     """Hangs up when the deadline passes: what was asked may have been done, or may be yet."""
 
@@ -68,6 +86,12 @@ class _Connection(psycopg.Connection[Any]):
         except StopIteration as end:
             value: T = end.value
             return value
+
+    def forget(self) -> None:
+        """Closes this process's copy of the socket, without a word to the server."""
+        if not self.closed:
+            os.close(self.fileno())
+            self._closed = True
 
 
 def _interest(wanted: int) -> int:
@@ -193,10 +217,9 @@ class Direct:
             raise psycopg.OperationalError("the server has hung up")
 
     def _hear(self, notify: psycopg.Notify) -> None:
-        with contextlib.suppress(ValueError, TypeError):  # somebody else's
-            told = json.loads(notify.payload)
-            names = ("purpose", "channels", "queues")
-            self._heard.append(Event(told["event"], *(told.get(name) for name in names)))
+        event = _event(notify.payload)
+        if event is not None:
+            self._heard.append(event)
 
     def wake(self) -> None:
         """Ends a wait of the thread that uses this, at once."""
@@ -208,6 +231,14 @@ class Direct:
         if self._connection is not None:
             self._connection.close()
             self._connection = None
+
+    def forget(self) -> None:
+        """In a forked process: closes the copies of what the parent has open, says no word."""
+        if self._connection is not None:
+            self._connection.forget()
+            self._connection = None
+        for end in (self._woken, self._waker):
+            os.close(end)
 
     def close(self) -> None:
         """For good."""

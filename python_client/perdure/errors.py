@@ -112,12 +112,24 @@ class Fenced(PerdureError, sqlstate="QD013"):
     """This leadership is over: another epoch has begun, or it was given back."""
 
 
+class NoCron(PerdureError, sqlstate="QD015"):
+    """pg_cron is not in this database, so it can schedule nothing here."""
+
+
 class HotStandby(PerdureError, sqlstate="QD016"):
     """The server is a hot standby: leading and working need the primary."""
 
 
 class ShardLost(PerdureError, sqlstate="QD014"):
     """This worker does not own the shard in this epoch (any more)."""
+
+
+class TableNotFound(PerdureError, sqlstate="QD017"):
+    """There is no such table to watch."""
+
+
+class WatchBusy(PerdureError, sqlstate="QD018"):
+    """The table is in use, or another session is changing its watches: try again."""
 
 
 class InvalidName(PerdureError, sqlstate="QD020"):

@@ -210,8 +210,25 @@ class RegisteredWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard of a sharded queue, from 0, and the worker that owns it."""
+
+    queue: str
+    number: int
+    machine_id: int | None  # None: nobody owns it
+    name: str | None
+    worker_id: int | None
+    epoch: int
+    acquired_at: datetime | None
+    next_id: int | None  # the execution that stands first in its line
+
+
+@dataclass(frozen=True, slots=True)
 class SweepReport:
-    """What one pass of `sweep` did; `more` says that another one has work."""
+    """What one pass of `sweep` did; `more` says that another one has work.
+
+    `skipped` says why it did nothing, as far as that is no fault: `resident leader` or `busy`.
+    """
 
     promoted: int
     recovered: int
@@ -220,6 +237,8 @@ class SweepReport:
     moved: int
     forgotten: int
     more: bool
+    deleted: int
+    skipped: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,6 +248,47 @@ class Violation:
     invariant: str
     id: int | None
     detail: str
+
+
+Operation: TypeAlias = Literal["insert", "update", "delete"]
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """A table whose changed rows become executions of a task, as it is asked for."""
+
+    table: str
+    task: str
+    columns: tuple[str, ...] | None
+    condition: str | None
+    operations: tuple[Operation, ...]
+    queue: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchHealth:
+    """One trigger of a watched table; `problem` is None where it is as it has to be."""
+
+    watch: int | None
+    table: str
+    task: str | None
+    operation: Operation
+    problem: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class WatchRepair:
+    """One broken trigger, and what came of mending it: repaired, busy, or why it could not be."""
+
+    table: str
+    task: str | None
+    operation: Operation
+    problem: str
+    result: str
+
+    @property
+    def is_repaired(self) -> bool:
+        return self.result == "repaired"
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,11 +8,16 @@ create table perdure.config (
   lock_namespace int not null default (random() * 2147483647)::int,
   worker_grace interval not null default '0.5 seconds',
   restart_grace interval not null default '5 seconds',
+  stale_fail_after interval,
+  retention interval,
+  repair_watches boolean not null default true,
   constraint config_has_one_row check (is_only),
   constraint payload_limit_is_1_kib_to_64_mib check (payload_limit between 1024 and 67108864),
   constraint claim_bytes_is_positive check (claim_bytes > 0),
   constraint cancel_limit_is_positive check (cancel_limit > 0),
-  constraint graces_are_not_negative check (worker_grace >= '0' and restart_grace >= '0')
+  constraint graces_are_not_negative check (worker_grace >= '0' and restart_grace >= '0'),
+  constraint stale_fail_after_is_positive check (stale_fail_after > '0'),
+  constraint retention_is_not_negative check (retention >= '0')
 );
 
 insert into perdure.config default values;
@@ -30,3 +35,10 @@ comment on column perdure.config.worker_grace is
 'How long a worker without its lock is given to come back before its work is taken away.';
 comment on column perdure.config.restart_grace is
 'How long after a start of the server no worker is given up: all of them lost their lock with it.';
+comment on column perdure.config.stale_fail_after is
+'A dead worker''s attempt that began longer ago ends failed (type stale) and is not tried again;
+null: none does.';
+comment on column perdure.config.retention is
+'How long ended trees are kept; null: for ever.';
+comment on column perdure.config.repair_watches is
+'Whether the sweepers see to the triggers of watched tables; repair_watches(''…'') does it anyway.';

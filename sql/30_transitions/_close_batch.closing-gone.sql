@@ -3,7 +3,7 @@
 -- down again.
 
 create or replace function perdure._close_batch(
-  p_max int, p_now timestamptz, out amount int, out tellings perdure._telling[]
+  p_max int, p_limit int, p_now timestamptz, out amount int, out tellings perdure._telling[]
 )
 language plpgsql
 volatile
@@ -12,7 +12,7 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-  v_limit int := (select c.cancel_limit from perdure.config as c);
+  v_limit int := p_limit;
   v_debts perdure.closing[];
   v_debt perdure.closing;
   v_paid record;
@@ -53,5 +53,6 @@ begin
 end
 $$;
 
-comment on function perdure._close_batch(int, timestamptz) is
-'Takes up to p_max debts out of closing; amount: how many.';
+comment on function perdure._close_batch(int, int, timestamptz) is
+'Takes up to p_max debts out of closing, and ends about p_limit executions for them; amount: how
+many debts.';

@@ -6,10 +6,12 @@
 -- children), so two climbs can wait for each other but never in a circle. Whoever holds a room row
 -- of an execution may wait upwards like this, never downwards. Housekeeping ends executions of many
 -- trees in one transaction, so no order of its waits would be safe: it is not patient, and leaves a
--- parent whose row is locked to closing. Bounded: after 1000 parents the rest is left to closing.
+-- parent whose row is locked to closing. Bounded: after 1000 parents, or at p_until, the rest is
+-- left to closing.
 
-create or replace function perdure._tell(p_tellings perdure._telling[], p_is_patient boolean)
-returns int
+create or replace function perdure._tell(
+  p_tellings perdure._telling[], p_is_patient boolean, p_until timestamptz default null
+) returns int
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
@@ -64,6 +66,7 @@ begin
     if (v_step.telling).parent_id is not null then
       v_risen := v_risen || v_step.telling;
     end if;
+    exit when clock_timestamp() >= p_until;
   end loop;
   insert into perdure.closing (kind, execution_id, generation, amount, failures, due_at)
   select
@@ -75,6 +78,7 @@ begin
 end
 $$;
 
-comment on function perdure._tell(perdure._telling[], boolean) is
+comment on function perdure._tell(perdure._telling[], boolean, timestamptz) is
 'Applies collected tellings (null for none); returns how many executions began. p_is_patient: waits
-for a locked parent; otherwise that one is told later, by close_batch().';
+for a locked parent; otherwise that one is told later, by close_batch(), as is what is left at
+p_until (real time; null: no limit).';

@@ -11,7 +11,9 @@ declare
   v_done record;
 begin
   perform perdure._require_read_committed();
-  select d.* into v_done from perdure._close_batch(close_batch.max, perdure._clock()) as d;
+  select d.* into v_done
+  from perdure.config as c
+  cross join perdure._close_batch(close_batch.max, c.cancel_limit, perdure._clock()) as d;
   if perdure._tell(v_done.tellings, false) > 0 then
     perform perdure._notify_ready();
   end if;

@@ -13,7 +13,8 @@ declare
 begin
   perform perdure._require_read_committed();
   select d.* into v_done
-  from perdure._expire_deadlines(expire_deadlines.max, perdure._clock()) as d;
+  from perdure.config as c
+  cross join perdure._expire_deadlines(expire_deadlines.max, c.cancel_limit, perdure._clock()) as d;
   perform perdure._tell(v_done.tellings, false);
   if v_done.amount > 0 then
     perform perdure._notify_ready();

@@ -33,14 +33,15 @@ begin
     )
   then
     if p_mode = 'lease' then
-      perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
       update perdure.leader as l
       set expires_at = v_now + p_ttl
       where l.purpose = p_purpose and l.channel = p_channel and l.epoch = v_leader.epoch;
     end if;
-    epoch := v_leader.epoch;
-    reason := 'leader';
-    return;
+    if found then  -- else it ran out, and another was elected while this waited for the row
+      epoch := v_leader.epoch;
+      reason := 'leader';
+      return;
+    end if;
   end if;
 
   reason := 'held';

@@ -52,6 +52,7 @@ begin
   v_worker := perdure._add_worker(v_worker);
   perform perdure._keep_alive(v_worker);
   perform perdure._bring_back(v_worker.queues, v_worker.tasks, 10000);
+  perform perdure._assign_shards(v_worker.queues);
   return v_worker.incarnation;
 end
 $$;

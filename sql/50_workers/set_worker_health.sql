@@ -1,5 +1,5 @@
 -- set_worker_health: an operator's word, or a health check's
--- Locks: the worker's row.
+-- Locks: the worker's row; the shards that change hands, SKIP LOCKED.
 
 create or replace function perdure.set_worker_health(machine_id int, healthy boolean)
 returns boolean
@@ -8,6 +8,8 @@ volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
+declare
+  v_queues text[];
 begin
   perform perdure._require_read_committed();
   if healthy is null then
@@ -15,7 +17,11 @@ begin
   end if;
   update perdure.worker as w
   set is_healthy = healthy
-  where w.machine_id = set_worker_health.machine_id and w.is_healthy <> healthy;
+  where w.machine_id = set_worker_health.machine_id and w.is_healthy <> healthy
+  returning w.queues into v_queues;
+  if found then
+    perform perdure._assign_shards(v_queues);
+  end if;
   return exists (
     select from perdure.worker as w where w.machine_id = set_worker_health.machine_id
   );

@@ -21,6 +21,7 @@ begin
   delete from perdure.worker as w where w.id = v_worker.id;
   delete from perdure.worker_lease as l where l.worker_id = v_worker.id;
   perform perdure._unlock(v_worker.id);
+  perform perdure._assign_shards(v_worker.queues);
   v_back := perdure._hand_back(v_held, 1, perdure._clock());
   if v_back > 0 then
     perform perdure._notify_ready();

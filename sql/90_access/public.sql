@@ -3,4 +3,4 @@
 revoke all on schema perdure from public;
 revoke all on all tables in schema perdure from public;
 revoke all on all sequences in schema perdure from public;
-revoke all on all functions in schema perdure from public;
+revoke all on all routines in schema perdure from public;

@@ -220,8 +220,12 @@ def test_sweep(perdure: Run, connect: Connect) -> None:
     until(lambda: conn.execute(late).fetchone() is None)
     assert perdure("sweep", "--max", "1", "--all", "--json").document["promoted"] == 2
     document = perdure("sweep", "--json").document
-    assert document["more"] is False
-    assert all(count == 0 for name, count in document.items() if name != "more")
+    assert (document.pop("more"), document.pop("skipped")) == (False, None)
+    assert set(document.values()) == {0}
+    assert perdure("sweep", "--channel", "mail").out == "nothing was due\n"
+    leader = "select 1 from perdure.elect('{mail}', gen_random_uuid(), purpose => 'sweep')"
+    assert conn.execute(leader).fetchone()
+    assert perdure("sweep", "--channel", "mail").out == "skipped: resident leader\n"
 
 
 @pytest.mark.fsck(False)

@@ -19,6 +19,7 @@ ERRORS = (ROOT / "docs" / "reference" / "errors.md").read_text()
 # Codes that only the Python client raises.
 OF_THE_CLIENT = {"QD030", "QD031", "QD032", "QD033"}
 
+_DEFINES = re.compile(r"create or replace (?:function|procedure)")
 OURS = "p.pronamespace = 'perdure'::regnamespace"
 
 
@@ -92,7 +93,7 @@ def test_few_functions_pin_no_search_path_and_they_name_no_table(engine: Engine)
         select p.proname as name, l.lanname as language, p.prosecdef as is_definer
         from pg_proc as p
         join pg_language as l on l.oid = p.prolang
-        where {OURS}
+        where {OURS} and p.prokind = 'f'
           and not coalesce(
             p.proconfig @> array['search_path=pg_catalog, perdure, pg_temp'], false
           )
@@ -122,13 +123,29 @@ def test_each_function_has_a_file_and_each_file_its_function(engine: Engine) -> 
         for row in engine.query(f"select proname as name from pg_proc as p where {OURS}")
     }
     files = {
-        Path(path).name.split(".")[0]
-        for path, text in SOURCES.items()
-        if "create or replace function" in text
+        Path(path).name.split(".")[0] for path, text in SOURCES.items() if _DEFINES.search(text)
     }
     assert functions == files
     for path, text in SOURCES.items():
-        assert text.count("create or replace function") <= 1, path
+        assert len(_DEFINES.findall(text)) <= 1, path
+
+
+def test_procedures_name_everything_in_full(engine: Engine) -> None:
+    """They commit, and one that has a search_path of its own, or its owner's rights, may not."""
+    procedures = engine.query(
+        f"""
+        select p.proname as name, p.prosrc as text, p.prosecdef or p.proconfig is not null as is_set
+        from pg_proc as p where {OURS} and p.prokind = 'p'
+        """
+    )
+    assert [row["name"] for row in procedures] == ["sweep_for"]
+    for row in procedures:
+        assert not row["is_set"], row["name"]
+        assert "commit;" in row["text"]
+        called = re.findall(r"([\w.]+)\(", re.sub(r"--.*|'[^']*'", "", row["text"]))
+        ours = [name for name in called if name not in ("extract", "least", "if", "when")]
+        assert ours
+        assert all(name.startswith(("perdure.", "pg_catalog.")) for name in ours), ours
 
 
 def test_there_are_no_overloads(engine: Engine) -> None:

@@ -239,9 +239,9 @@ async def test_a_replaced_exchange_is_prepared_anew(app: App, conn: Conn) -> Non
                   queues text[] default null, tasks text[] default null,
                   held bigint[] default null, call bigint default null, after jsonb default null,
                   out results jsonb, out claimed jsonb, out gone bigint[], out more boolean,
-                  out wait_ms bigint, out next_after jsonb
+                  out wait_ms bigint, out next_after jsonb, out wake boolean
                 ) language sql as $$
-                  select results::jsonb, claimed::jsonb, gone, more, wait_ms, next_after
+                  select results::jsonb, claimed::jsonb, gone, more, wait_ms, next_after, wake
                   from before.exchange(
                     worker, outcomes, want, queues, tasks, held, call, after
                   )
@@ -335,13 +335,13 @@ async def test_a_failing_sweep_is_logged_once_and_tried_again(
     app: App, conn: Conn, caplog: pytest.LogCaptureFixture
 ) -> None:
     app.task(name="x")(lambda: None)
-    conn.execute("alter function perdure.sweep rename to _hidden")
+    conn.execute("alter function perdure.sweep_led rename to _hidden")
     async with working(app):
         await eventually(lambda: "sweep: " in caplog.text)
-        conn.execute("alter function perdure._hidden rename to sweep")
-        await eventually(lambda: hang_up(conn, "perdure"))
-        handle = await app.enqueue("x", delay=0.2)
-        await handle.result(10)
+        conn.execute("alter function perdure._hidden rename to sweep_led")
+        asleep = await app.enqueue("x", sleeping=True, key="k", timeout=0.1)
+        assert (await asleep.wait(10)).status == "timed_out"
+    assert caplog.text.count("sweep: ") == 1
 
 
 async def test_a_worker_stops_although_the_database_is_gone(

@@ -38,6 +38,24 @@ def sleep_through(seconds: float) -> None:
 
 
 @app.task
+async def block(seconds: float) -> int:
+    """Holds the worker's event loop."""
+    tell("blocking")
+    time.sleep(seconds)  # noqa: ASYNC251
+    return current().attempt
+
+
+@app.task
+def burn(seconds: float) -> int:
+    """Keeps a core, and the interpreter, busy."""
+    tell("burning")
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        pass
+    return current().attempt
+
+
+@app.task
 async def wait_for_stop() -> bool:
     tell("waiting")
     await current().shutting_down.wait_async()
@@ -50,13 +68,18 @@ async def echo(value: object, /) -> object:
 
 
 def main() -> None:
-    options = dict(argument.split("=") for argument in sys.argv[1:])
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:])
     logging.basicConfig(level=logging.INFO)
     asyncio.run(
         app.run_worker(
             concurrency=int(options.get("concurrency", 10)),
             prefetch=int(options.get("prefetch", 0)),
             drain_timeout=float(options.get("drain_timeout", 30)),
+            poll=float(options.get("poll", 5)),
+            ttl=float(options.get("ttl", 10)),
+            sweeper=options.get("sweeper", "yes") == "yes",
+            direct_dsn=options.get("direct_dsn"),
+            queues=options.get("queues", "default").split(","),
         )
     )
     print("stopped", flush=True)

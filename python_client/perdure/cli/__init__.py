@@ -14,8 +14,8 @@ import click
 from perdure import errors
 from perdure.cli._act import cancel, enqueue, retry, sweep, wake
 from perdure.cli._demo import demo
-from perdure.cli._lead import leaders, resign, workers
-from perdure.cli._look import fsck, get, list_executions, tree
+from perdure.cli._lead import leaders, resign, shards, workers
+from perdure.cli._look import fsck, get, list_executions, tree, watches
 from perdure.cli._schema import migrate, sql, version
 from perdure.cli._work import tasks, worker
 
@@ -34,6 +34,7 @@ _ENGINE = (
     errors.LeaseLost,
     errors.StaleCall,
     errors.StillClosing,
+    errors.WatchBusy,
     errors.BrokenInvariant,
     errors.ConnectionLost,
     errors.HotStandby,
@@ -71,7 +72,7 @@ def perdure(ctx: click.Context) -> None:
 
 for _command in (
     *(demo, migrate, sql, worker, tasks, enqueue, get, tree, list_executions),
-    *(cancel, wake, retry, sweep, workers, leaders, resign, fsck, version),
+    *(cancel, wake, retry, sweep, workers, leaders, shards, resign, watches, fsck, version),
 ):
     perdure.add_command(_command)
 

@@ -25,6 +25,8 @@ from perdure.errors import ParentEnded
 if TYPE_CHECKING:
     from perdure.records import SweepReport
 
+_COUNTS = ("promoted", "recovered", "timed_out", "closed", "moved", "forgotten", "deleted")
+
 
 @click.command(
     short_help="Enqueue task NAME with a JSON input.",
@@ -157,15 +159,13 @@ def sweep(target: Target, channel: str | None, limit: int, until_done: bool) -> 
     if target.as_json:
         out.print_json(report)
         return
-    counts = {name: n for name, n in dataclasses.asdict(report).items() if name != "more" and n}
-    said = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items())
+    counts = {name: getattr(report, name) for name in _COUNTS}
+    said = ", ".join(f"{name.replace('_', ' ')} {n:,}" for name, n in counts.items() if n)
+    if not said and report.skipped is not None:
+        said = f"skipped: {report.skipped}"
     out.show((said or "nothing was due") + ("; more is due" if report.more else ""))
 
 
 def _sum(first: SweepReport, second: SweepReport) -> SweepReport:
-    counts = {
-        field.name: getattr(first, field.name) + getattr(second, field.name)
-        for field in dataclasses.fields(first)
-        if field.name != "more"
-    }
+    counts = {name: getattr(first, name) + getattr(second, name) for name in _COUNTS}
     return dataclasses.replace(second, **counts)

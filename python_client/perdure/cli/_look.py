@@ -1,4 +1,4 @@
-"""What only reads: `perdure get`, `tree`, `list`, `fsck`."""
+"""What only reads: `perdure get`, `tree`, `list`, `fsck`; and `watches`, which mends if told to."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rich.text import Text
 
     from perdure import SyncClient
-    from perdure.records import Attempt, Execution, StoredError, TreeNode
+    from perdure.records import Attempt, Execution, StoredError, TreeNode, WatchHealth
 
 _LONGEST_LOOK = 0.25  # of the time that watching takes, this part is spent asking
 _SHORTEST_PAUSE = 0.1
@@ -132,6 +132,51 @@ def fsck(target: Target) -> int:
         ]
         out.show(out.table("BROKEN INVARIANT", "#ID", "DETAIL", rows=rows))
     return 1 if found else 0
+
+
+@click.command(short_help="Show the watched tables and whether they are watched.")
+@click.argument("table", required=False)
+@click.option("--repair", is_flag=True, help="Make triggers that are broken anew.")
+@with_target
+def watches(target: Target, table: str | None, repair: bool) -> int:
+    """Show the watched tables (or TABLE) and the health of their triggers.
+
+    Exit code 1 when one is broken.
+    """
+    repairs = []
+    with target.client() as client:
+        found = client.check_watches(table)
+        if repair:
+            broken = {health.table for health in found if health.problem}
+            repairs = [made for each in sorted(broken) for made in client.repair_watches(each)]
+            found = client.check_watches(table)
+    if target.as_json:
+        out.print_json({"watches": found, "repairs": repairs})
+    elif not found:
+        out.show("no table is watched" if table is None else "this table is not watched")
+    else:
+        by_watch: dict[tuple[str, str | None], list[WatchHealth]] = {}
+        for health in found:
+            by_watch.setdefault((health.table, health.task), []).append(health)
+        rows: list[list[RenderableType]] = [
+            [
+                out.text(name),
+                out.text(task or ""),
+                ", ".join(health.operation for health in healths),
+                _health(healths),
+            ]
+            for (name, task), healths in by_watch.items()
+        ]
+        out.show(out.table("TABLE", "TASK", "OPERATIONS", "HEALTH", rows=rows))
+        for made in repairs:
+            what = f"{made.table}: {made.operation} was {made.problem}: {made.result}"
+            out.show(out.text(what, "" if made.is_repaired else "red"))
+    return 1 if any(health.problem for health in found) else 0
+
+
+def _health(healths: list[WatchHealth]) -> Text:
+    broken = [f"{health.operation}: {health.problem}" for health in healths if health.problem]
+    return out.text(", ".join(broken), "red") if broken else out.text("ok", "green")
 
 
 def _watch(client: SyncClient, root: int, *, is_quiet: bool) -> None:

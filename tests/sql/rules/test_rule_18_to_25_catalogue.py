@@ -27,7 +27,7 @@ def test_18_only_signs_of_life_and_elections_take_a_session_lock(engine: Engine)
     taking = _naming(engine, r"pg_(try_)?advisory_lock\M")
     assert taking == {"_keep_alive", "_elect"}
     xact = _naming(engine, r"pg_(try_)?advisory_xact_lock\M")
-    assert xact == {"_elect"}
+    assert xact == {"_elect", "_elect_once", "_reserve_table"}
 
 
 def test_18_a_sweep_leaves_no_lock_behind_and_hinders_no_reconnect(
@@ -74,7 +74,8 @@ def test_19_no_function_has_two_signatures(engine: Engine) -> None:
 
 
 def test_20_no_function_reads_a_custom_setting(engine: Engine) -> None:
-    assert _naming(engine, r"current_setting") == {"_require_read_committed"}
+    # neither is a custom one: the level of isolation
+    assert _naming(engine, r"current_setting") == {"_require_read_committed", "_watched"}
 
 
 def test_20_nobody_can_move_the_clock_by_a_setting(engine: Engine) -> None:
@@ -146,10 +147,17 @@ _TRANSITIONS = {
     "release_shards": "select perdure.release_shards(%(worker)s, 'default', '{1}')",
     "release_all_shards": "select perdure.release_all_shards(%(worker)s)",
     "sweep": "select perdure.sweep()",
+    "sweep_led": "select perdure.sweep_led('{c}', gen_random_uuid(), '{1}')",
+    "sweep_for": "call perdure.sweep_for()",
+    "schedule_sweeps": "select perdure.schedule_sweeps()",
+    "unschedule_sweeps": "select perdure.unschedule_sweeps()",
     "register_worker": "select perdure.register_worker('w')",
     "resume_worker": "select * from perdure.resume_worker(%(worker)s)",
     "unregister_worker": "select perdure.unregister_worker(%(worker)s)",
     "define_tasks": "select perdure.define_tasks('[]')",
+    "watch_table": "select perdure.watch_table('t', 't')",
+    "unwatch_table": "select perdure.unwatch_table('t', 't')",
+    "repair_watches": "select * from perdure.repair_watches()",
 }
 
 

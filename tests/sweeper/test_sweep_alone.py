@@ -1,0 +1,125 @@
+"""`sweep('mail')` and `sweep_for('mail')` keep a system right by themselves: nobody else sweeps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from fix_due import DUE, Due, no_grace
+from fix_engine import Engine
+from fix_sessions import Sessions
+
+Until = Callable[[Callable[[], Any]], None]
+
+
+@pytest.mark.parametrize("due", DUE)
+def test_g20_a_sweep_alone_does_what_is_due(
+    engine: Engine, sessions: Sessions, until: Until, due: Due
+) -> None:
+    no_grace(engine)
+    is_done = due(engine, sessions)
+    assert not is_done()
+
+    def sweep() -> bool:
+        assert engine.row("sweep", "mail")["skipped"] is None
+        return is_done()
+
+    until(sweep)
+    assert not engine.query(
+        "select from perdure.leader where purpose = 'sweep' and mode <> 'oneshot'"
+    )
+
+
+def test_g20_sweeps_alone_do_everything_at_once(
+    engine: Engine, sessions: Sessions, until: Until
+) -> None:
+    no_grace(engine)
+    done = [due(engine, sessions) for due in DUE]
+
+    def sweep() -> bool:
+        engine.run("call perdure.sweep_for('mail', interval '1 s')")
+        return all(is_done() for is_done in done)
+
+    until(sweep)
+
+
+def test_what_a_sweep_of_everything_reports(engine: Engine, sessions: Sessions) -> None:
+    no_grace(engine)
+    for due in DUE:
+        due(engine, sessions)
+    engine.advance(60)
+    row = engine.row("sweep")
+    assert row["skipped"] is None
+    counts = ("promoted", "recovered", "timed_out", "closed", "forgotten", "deleted")
+    assert all(row[name] > 0 for name in counts), row
+    while engine.row("sweep")["more"]:
+        pass
+    assert engine.row("sweep") == dict.fromkeys(row, 0) | {"more": False, "skipped": None}
+
+
+def test_null_means_the_default(engine: Engine) -> None:
+    engine.rows("enqueue_many", [{"task": "t", "delay": 1}] * 3)
+    engine.advance(2)
+    assert engine.row("sweep", None, None)["promoted"] == 3
+
+
+@pytest.mark.parametrize("channel", ["", "a\nb", "c" * 256])
+def test_a_channel_is_a_name(engine: Engine, channel: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        engine.row("sweep", channel)
+    assert caught.value.sqlstate == "QD020"
+
+
+# sweep_for
+
+
+def test_sweep_for_commits_after_each_pass(
+    engine: Engine, sessions: Sessions, until: Until
+) -> None:
+    runner = sessions.open()
+    call = runner.later(
+        runner.run, "call perdure.sweep_for('mail', interval '1 minute', every => '10 ms')"
+    )
+    for n in range(3):
+        id_ = engine.enqueue(f"later {n}", delay="20 ms")
+        until(lambda id_=id_: engine.room(id_) == "ready")
+    assert not call.done(), "what it did is seen while it runs"
+    assert engine.one("select pg_cancel_backend(%s)", runner.pid)
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        call.result(timeout=20)
+
+
+def test_sweep_for_ends_when_nothing_is_due(engine: Engine) -> None:
+    engine.rows("enqueue_many", [{"task": "t", "delay": 1}] * 2500)
+    engine.advance(2)
+    engine.run("call perdure.sweep_for(null, interval '1 hour')")
+    assert engine.one("select count(*) from perdure.ready") == 2500
+
+
+def test_sweep_for_ends_when_its_time_is_up(engine: Engine) -> None:
+    engine.rows("enqueue_many", [{"task": "t", "delay": 1}] * 2500)
+    engine.advance(2)
+    engine.run("call perdure.sweep_for(null, interval '0')")
+    assert engine.one("select count(*) from perdure.ready") == 1000, "one pass"
+    before = engine.one("select clock_timestamp()")
+    engine.run("call perdure.sweep_for(null, interval '300 ms', every => '40 ms')")
+    assert engine.one("select count(*) from perdure.ready") == 2500
+    took = engine.one("select clock_timestamp() - %s", before).total_seconds()
+    assert took >= 0.3, "with every it goes on"
+
+
+@pytest.mark.parametrize(
+    "given", ["null, null", "null, interval '-1 s'", "null, interval '1 s', interval '0'"]
+)
+def test_sweep_for_refuses_what_is_no_duration(engine: Engine, given: str) -> None:
+    with pytest.raises(psycopg.Error) as caught:
+        engine.run(f"call perdure.sweep_for({given})")
+    assert caught.value.sqlstate == "QD023"
+
+
+def test_sweep_for_is_refused_inside_a_transaction(engine: Engine) -> None:
+    with pytest.raises(psycopg.errors.InvalidTransactionTermination), engine.conn.transaction():
+        engine.run("call perdure.sweep_for()")

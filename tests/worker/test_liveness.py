@@ -1,0 +1,154 @@
+"""Who lives keeps its work, however busy; who does not loses it soon; a ghost is refused."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from fix_app import WorkerProcess, eventually
+from perdure import App
+from perdure.testing import working
+
+Start = Callable[..., WorkerProcess]
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture(autouse=True)
+def _server_is_long_up(conn: Conn) -> None:
+    """Else nobody is given up in the first seconds after its start."""
+    conn.execute("update perdure.config set restart_grace = '0'")
+
+
+_READY = 2.0  # seconds within which a killed worker's executions are back in line
+
+
+def machine_ids(conn: Conn) -> list[int]:
+    return [row[0] for row in conn.execute("select machine_id from perdure.workers order by 1")]
+
+
+@pytest.mark.parametrize(
+    "queue", ["other", "default"], ids=["a sweeper is there", "the sweeper itself died"]
+)
+def test_executions_of_a_killed_worker_are_ready_within_two_seconds(
+    app: App, start_worker: Start, conn: Conn, queue: str
+) -> None:
+    victim = start_worker("concurrency=3")
+    ids = [app.sync.enqueue("nap", 60).id for _ in range(3)]
+    for _ in ids:
+        victim.expect("napping")
+    survivor = start_worker(f"queues={queue}")
+    witness = app.sync.enqueue("nap", 60, queue=queue)
+    survivor.expect("napping")
+    assert witness.status() == "running"
+    victim.kill()
+    killed_at = time.monotonic()
+    recovered = "select count(*) from perdure.executions where id = any(%s) and crashes = 1"
+    while conn.execute(recovered, [ids]).fetchone() != (3,):
+        assert time.monotonic() - killed_at < 10
+        time.sleep(0.005)
+    assert time.monotonic() - killed_at < _READY
+    assert machine_ids(conn) == [2]
+    assert witness.get().crashes == 0
+
+
+def test_a_frozen_worker_loses_its_work_within_its_ttl_and_a_second_and_is_refused_afterwards(
+    app: App, start_worker: Start, conn: Conn
+) -> None:
+    frozen = start_worker("concurrency=1", "ttl=2")
+    handle = app.sync.enqueue("nap", 0.5)
+    frozen.expect("napping")
+    frozen.send(signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    rescuer = start_worker("concurrency=1", "ttl=2")
+    rescuer.expect("napping")
+    assert time.monotonic() - frozen_at < 2 + 1
+    assert handle.result(10) == "attempt 1"
+    worker_id = conn.execute("select worker_id from perdure.finished").fetchone()
+    frozen.send(signal.SIGCONT)
+    again = app.sync.enqueue_many([app.sync.resolve("echo", n) for n in range(50)])
+    for one in again:
+        assert app.sync.handle(one.id or 0).wait(10).is_completed
+    frozen.terminate()
+    frozen.join()
+    assert "no longer knows this worker" in frozen.errors()
+    assert conn.execute(
+        "select worker_id, crashes from perdure.finished where id = %s", [handle.id]
+    ).fetchone() == (worker_id and worker_id[0], 1)
+
+
+def hung_up(conn: Conn) -> list[int]:
+    """Ends the control sessions of workers; their server processes."""
+    ended = conn.execute(
+        "select pid, pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'perdure control' and datname = current_database()"
+    )
+    return [row[0] for row in ended]
+
+
+def shows_life(conn: Conn) -> set[int]:
+    """The server processes that hold a worker's lock."""
+    holding = conn.execute(
+        "select l.pid from pg_locks as l join perdure.worker as w on l.objid = w.id"
+        " where l.locktype = 'advisory' and l.granted"
+    )
+    return {row[0] for row in holding}
+
+
+@pytest.mark.parametrize("task", ["block", "burn"])
+def test_a_body_that_hogs_the_process_for_many_ttls_is_not_run_again(
+    app: App, start_worker: Start, conn: Conn, task: str
+) -> None:
+    hog = start_worker("concurrency=1", "ttl=1")
+    handle = app.sync.enqueue(task, 6, max_attempts=3)
+    hog.expect("blocking" if task == "block" else "burning")
+    start_worker("concurrency=1", "ttl=1")
+    assert handle.result(20) == 1
+    assert handle.get().crashes == 0
+    assert machine_ids(conn) == [1, 2], "nobody was given up"
+
+
+async def test_a_terminated_control_session_costs_nothing(app: App, conn: Conn) -> None:
+    gate = asyncio.Event()
+    begun = asyncio.Event()
+
+    @app.task
+    async def hold() -> int:
+        begun.set()
+        await gate.wait()
+        return 1
+
+    async with working(app) as worker:
+        handle = await hold.enqueue()
+        await begun.wait()
+        for _ in range(3):
+            (pid,) = hung_up(conn)
+            await eventually(lambda pid=pid: shows_life(conn) - {pid})
+        await eventually(lambda: worker._control.is_hearing)
+        gate.set()
+        assert await handle.result(10) == 1
+        assert (await handle.get()).crashes == 0
+        assert machine_ids(conn) == [1]
+
+
+def test_machine_ids_are_the_smallest_free_ones(app: App, start_worker: Start, conn: Conn) -> None:
+    def start(queue: str) -> WorkerProcess:
+        process = start_worker("ttl=1", f"queues={queue}")
+        app.sync.enqueue("nap", 60, queue=queue)
+        process.expect("napping")
+        return process
+
+    processes = [start(f"queue {n}") for n in range(3)]
+    assert machine_ids(conn) == [1, 2, 3]
+    processes[1].kill()
+    give_up = time.monotonic() + 10
+    while machine_ids(conn) != [1, 3]:
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+    start("another queue")
+    assert machine_ids(conn) == [1, 2, 3]

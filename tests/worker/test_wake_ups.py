@@ -1,0 +1,220 @@
+"""An idle worker sleeps, and wakes at once: by a notification, or when something is due."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+
+from fix_app import eventually
+from perdure import App, Worker, _client_async, _client_sync
+from perdure.testing import working
+
+Conn = psycopg.Connection[Any]
+
+_AGES = 60.0  # a poll this rare cannot help
+_SOON = 5.0
+
+
+@pytest.fixture
+def echo(app: App) -> Any:
+    @app.task
+    async def echo(value: Any, /) -> Any:
+        return value
+
+    return echo
+
+
+async def is_idle(worker: Worker) -> None:
+    """Returns when the worker has gone to sleep: it exchanges no more."""
+    await eventually(lambda: worker._control.is_hearing)
+    calls = -1
+    while calls != worker._session._call:
+        calls = worker._session._call
+        await asyncio.sleep(0.1)
+
+
+async def test_an_enqueue_wakes_an_idle_worker(app: App, echo: Any) -> None:
+    async with working(app, poll=_AGES) as worker:
+        for n in range(20):
+            await is_idle(worker) if n % 5 == 0 else None
+            assert await (await echo.enqueue(n)).result(_SOON) == n
+
+
+async def test_an_enqueue_in_a_transaction_wakes_at_its_commit(
+    app: App, echo: Any, db: str
+) -> None:
+    async with working(app, poll=_AGES) as worker:
+        async with await psycopg.AsyncConnection.connect(db) as conn:
+            handle = await app.enqueue(echo.call(1), conn=conn)
+            await app.enqueue(echo.call(2), conn=conn)
+            await is_idle(worker)
+            await conn.commit()
+        assert await app.handle(handle.id).result(_SOON) == 1
+
+
+async def test_what_is_due_later_starts_in_time(app: App, echo: Any) -> None:
+    async with working(app, poll=_AGES) as worker:
+        await is_idle(worker)
+        later = await app.enqueue(echo.call("later"), delay=1.0)
+        sooner = await app.enqueue(echo.call("sooner"), delay=0.3)
+        assert await sooner.result(_SOON) == "sooner"
+        assert await later.status() == "ready"
+        assert await later.result(_SOON) == "later"
+
+
+async def test_a_lost_notification_is_made_up_for_by_the_poll(
+    app: App, echo: Any, conn: Conn
+) -> None:
+    async with working(app, poll=0.5) as worker:
+        await is_idle(worker)
+        conn.execute("select perdure.enqueue('echo', '1', notify => false)")
+        await eventually(
+            lambda: conn.execute("select count(*) from perdure.finished").fetchone() == (1,),
+            within=_SOON,
+        )
+
+
+async def test_notify_ready_makes_up_for_enqueues_without_notification(
+    app: App, echo: Any, conn: Conn
+) -> None:
+    async with working(app, poll=_AGES) as worker:
+        await is_idle(worker)
+        conn.execute("select perdure.enqueue('echo', '1', notify => false)")
+        conn.execute("select perdure.notify_ready('{default}')")
+        await eventually(
+            lambda: conn.execute("select count(*) from perdure.finished").fetchone() == (1,),
+            within=_SOON,
+        )
+
+
+async def test_who_could_not_listen_looks_as_soon_as_it_can(
+    app: App, echo: Any, conn: Conn
+) -> None:
+    async with working(app, poll=_AGES) as worker:
+        await is_idle(worker)
+        for n in range(10):
+            conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where application_name = 'perdure control' and datname = current_database()"
+            )
+            assert await (await echo.enqueue(n)).result(_SOON) == n
+
+
+async def test_children_wake_other_workers(app: App, db: str) -> None:
+    from perdure import spawn
+
+    both = asyncio.Barrier(4)
+
+    @app.task
+    async def meet() -> bool:
+        await both.wait()
+        return True
+
+    @app.task
+    async def gather() -> Any:
+        return spawn([meet] * 4)
+
+    # each has two slots: the four can only meet when the other worker is woken too
+    async with working(app, poll=_AGES, concurrency=2) as one:
+        async with working(app, poll=_AGES, concurrency=2) as two:
+            await is_idle(one)
+            await is_idle(two)
+            handle = await gather.enqueue()
+            assert (await handle.wait(_SOON)).is_completed
+
+
+async def test_a_cancel_reaches_the_body_at_once(app: App) -> None:
+    stopped = asyncio.Event()
+    begun = asyncio.Event()
+
+    @app.task
+    async def hold() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    async with working(app, poll=_AGES):
+        handle = await hold.enqueue()
+        await begun.wait()
+        asked_at = time.monotonic()
+        await handle.cancel()
+        await asyncio.wait_for(stopped.wait(), 5)
+        assert time.monotonic() - asked_at < 1
+
+
+def notifications(ears: Conn) -> list[str]:
+    ears.execute("select 1")
+    return [heard.payload for heard in ears.notifies(timeout=0.05)]
+
+
+@pytest.mark.parametrize(
+    ("statement", "amount"),
+    [
+        ("select perdure.enqueue('t')", 1),
+        ("select perdure.enqueue('t') from generate_series(1, 10)", 1),
+        ("select perdure.enqueue('t', notify => false)", 0),
+        ("select perdure.enqueue('t', delay => '1 hour')", 1),
+        ("select perdure.enqueue('t', delay => '3 hours')", 0),
+        ("select perdure.enqueue('t', sleeping => true, key => 'k')", 0),
+        ("select perdure.enqueue('t', key => 'held')", 0),
+        (
+            "select count(*) from perdure.enqueue_many((select jsonb_agg(jsonb_build_object("
+            "'task', 't', 'queue', n::text)) from generate_series(1, 1000) as n))",
+            1,
+        ),
+        (
+            "select count(*) from perdure.enqueue_many((select jsonb_agg(jsonb_build_object("
+            "'task', 't', 'queue', repeat(n::text, 60))) from generate_series(1, 1000) as n))",
+            1,
+        ),
+        ("select count(*) from perdure.enqueue_many('[{}]')", 0),
+    ],
+)
+def test_one_notification_a_call_at_most_and_none_that_cannot_matter(
+    conn: Conn, connect: Callable[..., Conn], statement: str, amount: int
+) -> None:
+    conn.execute("select perdure.enqueue('t', delay => '2 hours')")
+    conn.execute("select perdure.enqueue('t', key => 'held')")
+    ears = connect()
+    ears.execute("listen perdure")
+    conn.execute(statement.encode())
+    assert len(notifications(ears)) == amount
+
+
+@pytest.mark.parametrize("channels", [1, 50])
+async def test_an_idle_worker_says_little_and_writes_nothing(
+    app: App, echo: Any, conn: Conn, monkeypatch: pytest.MonkeyPatch, channels: int
+) -> None:
+    said = []
+    for module in (_client_async, _client_sync):  # all that is sent goes through one or the other
+        real = module.send
+
+        def send(connection: Any, call: Any, real: Any = real) -> Any:
+            said.append(call.statement)
+            return real(connection, call)
+
+        monkeypatch.setattr(module, "send", send)
+    queues = ["default", *(f"queue {n}" for n in range(1, channels))]
+    seconds = 4.0
+    async with working(app, queues=queues) as worker:
+        sweeper = worker._sweeper
+        await eventually(lambda: len(sweeper.led()) == channels)
+        await is_idle(worker)
+        before, written = len(said), next_transaction(conn)
+        await asyncio.sleep(seconds)
+        rate = (len(said) - before) / seconds
+        assert next_transaction(conn) == written, "no transaction id was used"
+    assert 0 < rate <= (10 if channels == 1 else 20), said[before:]
+
+
+def next_transaction(conn: Conn) -> int:
+    row = conn.execute("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
+    assert row
+    return int(row[0])
