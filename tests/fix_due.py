@@ -1,4 +1,4 @@
-"""Everything that time alone causes: each is brought about, and then there is one who can see it."""
+"""Everything that time alone causes: each is brought about, and can be seen when it is done."""
 
 from __future__ import annotations
 
