@@ -41,7 +41,7 @@ _LEAST_TTL = 0.3  # less leaves a leader no time to be confirmed before it has t
 _LONGEST_TTL = 3600.0
 _LEAST_RETRY = 0.02
 _LEASE = 3.0  # times the ttl: a lease is renewed by writing, so seldom
-_JITTER = 0.2  # of the retry
+_JITTER = 0.2  # of the retry: that much sooner, never later
 _RELEASE_JITTER = 0.05  # seconds: not everybody asks in the same moment
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 1.0
@@ -326,7 +326,7 @@ class Election:
         self._settle_leaving()
 
     def _ask_later(self, candidacy: _Candidacy, answer: _calls.Election) -> None:
-        pause = self._retry * random.uniform(1 - _JITTER, 1 + _JITTER)
+        pause = self._retry * random.uniform(1 - _JITTER, 1)
         candidacy.busy = candidacy.busy + 1 if answer.reason == "busy" else 0
         if answer.wait is not None:
             known = answer.wait * 2 ** min(max(0, candidacy.busy - 1), 10)
@@ -369,6 +369,7 @@ class Election:
         if direct.is_pooled:
             answers = self._run_call(direct, self._elect_call(direct, list(held)))
             confirmed = {answer.channel: answer.epoch == held[answer.channel] for answer in answers}
+            self._yield([answer.channel for answer in answers if answer.reason == "unwanted"])
         else:
             confirmed = self._run_call(
                 direct,
@@ -387,6 +388,15 @@ class Election:
         with self._lock:
             leaving = self._yielding | set(self._leaving)
         return {channel: self._held[channel] for channel in leaving if channel in self._held}
+
+    def _yield(self, channels: Collection[str]) -> None:
+        """Gives these back, and stands for them again once another may have won."""
+        not_before = time.monotonic() + 1.5 * self._retry + 2 * _RELEASE_JITTER
+        with self._lock:
+            for channel in channels:
+                if (candidacy := self._standing.get(channel)) is not None:
+                    self._yielding.add(channel)
+                    candidacy.not_before = not_before
 
     def _resign(self, direct: Direct, leaving: dict[str, int]) -> None:
         self._end(leaving)
@@ -446,14 +456,10 @@ class Election:
     def _hear(self, event: Event) -> None:
         if event.purpose not in (self._purpose, None):
             return
-        now = time.monotonic()
         if event.event == "resign_please":
-            with self._lock:
-                for channel, candidacy in self._standing.items():
-                    if channel in self._held and event.is_about(channel):
-                        self._yielding.add(channel)
-                        candidacy.not_before = now + 1.5 * self._retry + 2 * _RELEASE_JITTER
+            self._yield([channel for channel in self._held if event.is_about(channel)])
         elif event.event == "released":
+            now = time.monotonic()
             with self._lock:
                 for channel, candidacy in self._standing.items():
                     if event.is_about(channel):

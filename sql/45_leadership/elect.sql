@@ -59,7 +59,8 @@ $$;
 comment on function perdure.elect(text[], uuid, text, interval, text, text) is
 'Stands for leadership of channels (any name up to 255 characters). One row for each: is_leader, the
 epoch that fences the holder, else why not (held, busy) and after how many milliseconds to ask
-again, where known. holder: a fresh uuid for each process. mode session: held as long as this
-session, which has to be a direct connection; lease: for `ttl`, renewed by calling again, also
-through a pooler. Calling again as the holder changes nothing. purpose: lock, or sweep for the
-housekeeping of a queue. Raises QD010, QD016 (a hot standby), QD020, QD026.';
+again, where known; unwanted: it leads, and is asked to resign. holder: a fresh uuid for each
+process. mode session: held as long as this session, which has to be a direct connection; lease: for
+`ttl`, renewed by calling again, also through a pooler. Calling again as the holder changes nothing.
+purpose: lock, or sweep for the housekeeping of a queue. Raises QD010, QD016 (a hot standby), QD020,
+QD026.';
