@@ -200,6 +200,7 @@ create table perdure.leader (
   holder uuid,
   mode text,
   name text,
+  is_unwanted boolean not null default false,
   primary key (purpose, channel),
   -- makes a higher epoch an update of a key, which waits for those that hold FOR KEY SHARE; a
   -- renewed lease is none and does not
@@ -221,6 +222,8 @@ comment on column perdure.leader.epoch is
 comment on column perdure.leader.mode is
 'session: held as long as the advisory lock; lease: until expires_at; oneshot: for one transaction,
 which is over; null: resigned.';
+comment on column perdure.leader.is_unwanted is
+'Whether a holder that hears no notifications was asked to resign: it learns so when it renews.';
 comment on column perdure.leader.backend is 'Process of the server at which it was elected.';
 
 -- Retention
@@ -229,7 +232,7 @@ create table perdure.retention (
   cursor bigint not null default 0,
   node bigint,
   is_doomed boolean not null default false,
-  next_at timestamptz not null default '-infinity',
+  next_at timestamptz not null default 'epoch',
   constraint retention_has_one_row check (is_only),
   constraint only_a_tree_is_doomed check (node is not null or not is_doomed)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);
