@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -275,6 +276,43 @@ def _sweep(conn: Conn) -> None:
     """As the old client did, until nothing is due."""
     while _one(conn, SWEEP, None, 1000)[-1]:
         pass
+
+
+def test_a_report_that_met_the_upgrade_can_be_repeated(
+    at_work: OldWorker, old: str, connect: Connect
+) -> None:
+    conn, other = connect(old), connect(old)
+    id_, token = at_work.held["hour"]
+    report = {"id": id_, "token": token, "outcome": "completed", "output": "late"}
+    caught: list[psycopg.Error] = []
+
+    def send() -> None:
+        try:
+            at_work.exchange([report], 0)
+        except psycopg.Error as error:
+            caught.append(error)
+
+    sender = threading.Thread(target=send)
+    with conn.transaction():
+        _migrate(conn)
+        sender.start()
+        while not _one(
+            other,
+            "select %s = any(pg_blocking_pids(%s))",
+            conn.info.backend_pid,
+            at_work.conn.info.backend_pid,
+        )[0]:
+            assert sender.is_alive(), caught
+    sender.join()
+
+    ((result,),) = conn.execute(
+        "select result from perdure.finish(%s, %s)", [at_work.incarnation, Jsonb([report])]
+    ).fetchall()
+    assert result == ("recorded" if caught else "already")
+    assert _one(conn, "select status, output from perdure.get_execution(%s)", id_) == (
+        "completed",
+        "late",
+    )
 
 
 def test_workers_get_machine_ids_in_the_order_they_came(old: str, connect: Connect) -> None:
