@@ -20,8 +20,8 @@ begin
   perform perdure._require_primary();
   perform perdure._require_read_committed();
   perform perdure._require_channels(channels, elect.purpose);
-  if holder is null or elect.mode not in ('session', 'lease')
-    or ttl not between '100 milliseconds' and '1 day'
+  if holder is null or (elect.mode in ('session', 'lease')) is not true
+    or (ttl between '100 milliseconds' and '1 day') is not true
     or perdure._is_name(elect.name) is false
   then
     raise exception 'an election needs a holder, a mode (session, lease), a ttl of 100 ms to 1 day'
