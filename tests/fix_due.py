@@ -1,4 +1,4 @@
-"""Everything that time alone causes: each is brought about, and then there is one who can see it."""
+"""Everything that time alone causes: each is brought about, and can be seen when it is done."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def attempt_that_takes_too_long(engine: Engine, sessions: Sessions) -> IsDone:
     return lambda: engine.status(lease.id) == "timed_out"
 
 
-def deadline(engine: Engine, sessions: Sessions) -> IsDone:  # noqa: ARG001
+def deadline(engine: Engine, sessions: Sessions) -> IsDone:
     id_ = engine.enqueue("late", deadline=_soon(engine))
     return lambda: engine.status(id_) == "timed_out"
 
@@ -54,7 +54,7 @@ def deadline_of_a_tree(engine: Engine, sessions: Sessions) -> IsDone:
     return lambda: engine.statuses([parent, *children]) in ends
 
 
-def time_out_of_a_sleeper(engine: Engine, sessions: Sessions) -> IsDone:  # noqa: ARG001
+def time_out_of_a_sleeper(engine: Engine, sessions: Sessions) -> IsDone:
     id_ = engine.enqueue("asleep", sleeping=True, key="k", timeout="100 ms")
     return lambda: engine.status(id_) == "timed_out"
 
@@ -80,12 +80,12 @@ def cancel_that_was_too_large(engine: Engine, sessions: Sessions) -> IsDone:
     return lambda: engine.statuses([parent, *children]) == ["cancelled"] * 4
 
 
-def delayed_execution(engine: Engine, sessions: Sessions) -> IsDone:  # noqa: ARG001
+def delayed_execution(engine: Engine, sessions: Sessions) -> IsDone:
     id_ = engine.enqueue("later", delay="100 ms")
     return lambda: engine.room(id_) == "ready"
 
 
-def key_kept_for_a_while(engine: Engine, sessions: Sessions) -> IsDone:  # noqa: ARG001
+def key_kept_for_a_while(engine: Engine, sessions: Sessions) -> IsDone:
     id_ = engine.enqueue("keyed", key="once", key_for="50 ms")
     engine.value("cancel", id_)
     return lambda: not engine.query("select from perdure.key where id = %s", id_)

@@ -6,7 +6,7 @@ create table perdure.retention (
   cursor bigint not null default 0,
   node bigint,
   is_doomed boolean not null default false,
-  next_at timestamptz not null default '-infinity',
+  next_at timestamptz not null default 'epoch',
   constraint retention_has_one_row check (is_only),
   constraint only_a_tree_is_doomed check (node is not null or not is_doomed)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.02);

@@ -19,6 +19,9 @@ begin
     from perdure.leader as l
     where l.purpose = 'sweep' and l.channel = p_channel;
     exit when found or not v_is_due;
+    if not pg_try_advisory_xact_lock(v_namespace, 0) then  -- nobody's key
+      return 'busy';  -- another one adds a row, for which the insert might wait
+    end if;
     insert into perdure.leader (purpose, channel) values ('sweep', p_channel)
     on conflict do nothing;
   end loop;

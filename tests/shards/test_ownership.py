@@ -8,11 +8,9 @@ import pytest
 from fix_sessions import Sessions, done
 from fix_shards import Shards
 
-FOUR = {"shards": 4, "rebalance": False}
-
 
 def test_acquired_again_is_granted_again(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     worker = shards.join()
     assert shards.counts() == {None: 4}, "nobody is given any"
     epochs = worker.acquire([1, 2, 3])
@@ -22,7 +20,7 @@ def test_acquired_again_is_granted_again(shards: Shards) -> None:
 
 
 def test_only_what_was_asked_for_is_granted(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     worker = shards.join()
     worker.acquire([1, 2])
     assert list(worker.acquire([3])) == [3]
@@ -31,7 +29,7 @@ def test_only_what_was_asked_for_is_granted(shards: Shards) -> None:
 
 
 def test_two_workers_never_have_the_same_shard(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     assert list(one.acquire([0, 1])) == [0, 1]
     assert list(other.acquire([0, 1, 2])) == [2]
@@ -50,7 +48,7 @@ def test_two_that_ask_at_once_get_different_ones(shards: Shards) -> None:
 
 
 def test_one_that_is_changing_hands_is_not_waited_for(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     with one.session.conn.transaction():
         one.acquire([0])
@@ -58,15 +56,15 @@ def test_one_that_is_changing_hands_is_not_waited_for(shards: Shards) -> None:
 
 
 def test_queues_do_not_know_one_another_s_shards(shards: Shards) -> None:
-    shards.make(**FOUR)
-    shards.make(queue="r", **FOUR)
+    shards.make(4, rebalance=False)
+    shards.make(4, queue="r", rebalance=False)
     one, other = shards.join(queues=("q", "r")), shards.join(queues=("q", "r"))
     assert list(one.acquire([1])) == [1]
     assert list(other.acquire([1], queue="r")) == [1]
 
 
 def test_a_released_shard_is_free_and_its_epoch_rises(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     epochs = one.acquire([0, 1, 2])
     assert one.session.value("release_shards", one.incarnation, "q", [1, 3]) == 1
@@ -76,8 +74,8 @@ def test_a_released_shard_is_free_and_its_epoch_rises(shards: Shards) -> None:
 
 
 def test_all_are_released_of_all_queues(shards: Shards) -> None:
-    shards.make(**FOUR)
-    shards.make(queue="r", **FOUR)
+    shards.make(4, rebalance=False)
+    shards.make(4, queue="r", rebalance=False)
     worker = shards.join(queues=("q", "r"))
     worker.acquire([0, 1])
     worker.acquire([2], queue="r")
@@ -87,7 +85,7 @@ def test_all_are_released_of_all_queues(shards: Shards) -> None:
 
 
 def test_a_dead_worker_s_shard_is_granted_and_the_loss_reported(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     epochs = one.acquire([0, 1])
     shards.engine.lose_worker(one.session.conn)
@@ -98,7 +96,7 @@ def test_a_dead_worker_s_shard_is_granted_and_the_loss_reported(shards: Shards) 
 
 @pytest.mark.parametrize("call", ["acquire_shards", "refresh_shards", "release_shards"])
 def test_an_unknown_worker_is_refused(shards: Shards, call: str) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     with pytest.raises(psycopg.Error) as caught:
         shards.engine.rows(call, "00000000-0000-0000-0000-000000000000", "q", [1])
     assert caught.value.sqlstate == "QD007"
@@ -106,7 +104,7 @@ def test_an_unknown_worker_is_refused(shards: Shards, call: str) -> None:
 
 @pytest.mark.parametrize("queue", ["other", "plain"])
 def test_another_s_queue_and_one_without_shards_are_refused(shards: Shards, queue: str) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     shards.make(queue="other")
     worker = shards.join(queues=("q", "plain"))
     for call in ("acquire_shards", "release_shards"):
@@ -136,7 +134,7 @@ def test_of_a_queue_that_is_rebalanced_only_the_assigned_ones_are_granted(shards
 
 
 def test_only_the_owner_claims_from_a_shard(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     id_ = shards.one("k")
     number = shards.shard_of("k")
@@ -150,7 +148,7 @@ def test_only_the_owner_claims_from_a_shard(shards: Shards) -> None:
 
 
 def test_a_guard_lets_the_owner_pass_in_its_epoch_only(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     epoch = one.acquire([1])[1]
     one.session.value("guard_shard", one.incarnation, "q", 1, epoch)
@@ -168,7 +166,7 @@ def test_a_guard_lets_the_owner_pass_in_its_epoch_only(shards: Shards) -> None:
 def test_an_old_owner_s_writes_are_refused_also_when_it_owns_the_shard_again(
     shards: Shards,
 ) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one, other = shards.join(), shards.join()
     epoch = one.acquire([1])[1]
     one.session.value("release_shards", one.incarnation, "q", [1])
@@ -195,7 +193,7 @@ def test_a_shard_does_not_change_hands_under_a_guard(shards: Shards) -> None:
 
 
 def test_a_release_waits_for_what_is_guarded(shards: Shards, sessions: Sessions) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one = shards.join()
     epoch = one.acquire([1])[1]
     writer = sessions.open()
@@ -225,7 +223,7 @@ def test_a_guard_waits_for_an_assignment_and_is_refused_then(
 
 
 def test_shards_are_not_removed_under_a_guard(shards: Shards) -> None:
-    shards.make(**FOUR)
+    shards.make(4, rebalance=False)
     one = shards.join()
     epoch = one.acquire([3])[3]
     with one.session.conn.transaction():

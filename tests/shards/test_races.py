@@ -1,4 +1,4 @@
-"""Transactions that are left open while another one comes: nobody waits, and no row is forgotten."""
+"""Transactions left open while another one comes: nobody waits, and no row is forgotten."""
 
 from __future__ import annotations
 

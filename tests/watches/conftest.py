@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
 import psycopg
@@ -14,10 +12,8 @@ from fix_app import app as app
 from fix_cli import database as database
 from fix_cli import perdure as perdure
 from fix_engine import Engine
-from fix_server import Connect
 from fix_sessions import Sessions
-from perdure._client_sync import send
-from perdure._watches import Watches
+from perdure._sweeper import Sweeper
 from perdure.records import Watch
 
 ORDERS = """
@@ -56,23 +52,14 @@ def sessions(db: str, engine: Engine) -> Iterator[Sessions]:
 
 
 @pytest.fixture
-def resident(connect: Connect) -> Iterator[Resident]:
-    """Begins to look after watches as a worker does, only more often."""
-    stop = threading.Event()
-    threads: list[threading.Thread] = []
+def resident(db: str) -> Iterator[Resident]:
+    """Begins to look after watches: the thread in which a worker does it."""
+    begun: list[Sweeper] = []
 
     def begin(*declared: Watch) -> None:
-        watches = Watches(declared)
-        run: Any = partial(send, connect())
-
-        def tend() -> None:
-            while not stop.wait(0.05):
-                watches.tend(run)
-
-        threads.append(threading.Thread(target=tend))
-        threads[-1].start()
+        begun.append(Sweeper(db, "resident", ["default"], declared))
+        begun[-1].start()
 
     yield begin
-    stop.set()
-    for thread in threads:
-        thread.join()
+    for sweeper in begun:
+        sweeper.stop()

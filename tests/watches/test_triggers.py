@@ -572,7 +572,17 @@ def test_the_engine_s_owner_needs_the_right_to_make_triggers_and_no_more(
     assert results == {"failed: permission denied for table orders"}
 
 
-# Upgrades
+# Upgrades, and the end
+
+
+def test_without_the_engine_the_table_is_as_it_was(watched: Engine) -> None:
+    with watched.conn.transaction(force_rollback=True):
+        with pytest.raises(psycopg.errors.DependentObjectsStillExist):
+            with watched.conn.transaction():
+                watched.run("drop schema perdure")
+        watched.run("set local client_min_messages = warning; drop schema perdure cascade")
+        watched.run("insert into orders values (1)")
+        assert watched.query("select 1 from pg_trigger where tgrelid = 'orders'::regclass") == []
 
 
 def test_an_upgrade_keeps_the_triggers(
