@@ -47,9 +47,7 @@ begin
     if current_setting('synchronous_commit') = 'off' then
       perform set_config('synchronous_commit', 'on', true);  -- no epoch is given twice
     end if;
-    perform perdure._notify(jsonb_build_object(
-      'event', 'elected', 'purpose', elect.purpose, 'channels', v_elected
-    ));
+    perform perdure._tell_channels('elected', elect.purpose, v_elected);
   elsif elect.mode = 'lease' then
     perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
   end if;

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 from uuid import UUID, uuid4
@@ -158,6 +159,21 @@ def test_an_election_that_changes_nothing_writes_nothing(one: Session, other: Se
             elect(session, holder)
             session.rows("ping", ["news"], holder, [1])
             assert session.one("select pg_current_xact_id_if_assigned()") is None
+
+
+def test_long_names_are_told_in_full_in_as_many_notifications_as_it_takes(
+    one: Session, other: Session
+) -> None:
+    channels = [f"{'𓀀' * 253}{n}" for n in range(10, 30)]
+    other.run("listen perdure")
+    one.rows("elect", channels, ME)
+    one.value("request_resign", channels)
+    one.rows("resign", channels, ME, [1] * 20)
+    told = [json.loads(heard.payload) for heard in other.conn.notifies(timeout=1)]
+    for event in ("elected", "resign_please", "released"):
+        named = [one for one in told if one["event"] == event]
+        assert sorted(name for one in named for name in one["channels"]) == channels
+        assert {one["purpose"] for one in named} == {"lock"}
 
 
 def test_purposes_are_apart(one: Session) -> None:
