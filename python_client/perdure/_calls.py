@@ -89,8 +89,8 @@ def _all(kind: Callable[..., T]) -> Callable[[list[Row]], list[T]]:
 # Enqueueing
 
 
-def enqueue_many(items: bytes) -> Call[list[Enqueued]]:
-    """`items` is a JSON array of items."""
+def enqueue_many(items: bytes, notify: bool) -> Call[list[Enqueued]]:
+    """`items` is a JSON array of items; `notify`: wake idle workers at the commit."""
 
     def decode(rows: list[Row]) -> list[Enqueued]:
         return [
@@ -99,8 +99,9 @@ def enqueue_many(items: bytes) -> Call[list[Enqueued]]:
         ]
 
     return Call(
-        "select item, id, is_new, code, message from perdure.enqueue_many(%s::jsonb) order by item",
-        [items.decode()],
+        "select item, id, is_new, code, message"
+        " from perdure.enqueue_many(%s::jsonb, %s::boolean) order by item",
+        [items.decode(), notify],
         decode,
     )
 

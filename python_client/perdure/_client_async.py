@@ -244,6 +244,7 @@ class Client:
         what: Task[..., R, Any] | TaskCall[R],
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[R]: ...
     @overload
@@ -253,6 +254,7 @@ class Client:
         input: Any | Unset = UNSET,
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[Any]: ...
     async def enqueue(
@@ -261,15 +263,17 @@ class Client:
         input: Any | Unset = UNSET,  # noqa: A002
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[Any]:
         """Enqueues a call of a task, or a task by its name with its input.
 
-        A name need not be known here; where it is, the input is checked all the same.
+        A name need not be known here; where it is, the input is checked all the same. Without
+        `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
         (batch,) = _calls.batches([call.item()])
-        (enqueued,) = await self.run(_calls.enqueue_many(batch), conn)
+        (enqueued,) = await self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
         assert enqueued.id is not None
@@ -280,6 +284,7 @@ class Client:
         calls: Iterable[Spawnable],
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
         """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
@@ -287,7 +292,7 @@ class Client:
         done: list[Enqueued] = []
         for batch in _calls.batches(items):
             start = len(done)
-            answers = await self.run(_calls.enqueue_many(batch), conn)
+            answers = await self.run(_calls.enqueue_many(batch, notify), conn)
             done += [_calls.renumbered(answer, start) for answer in answers]
         return done
 

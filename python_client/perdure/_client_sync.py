@@ -245,6 +245,7 @@ class SyncClient:
         what: Task[..., R, Any] | TaskCall[R],
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[R]: ...
     @overload
@@ -254,6 +255,7 @@ class SyncClient:
         input: Any | Unset = UNSET,
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[Any]: ...
     def enqueue(
@@ -262,15 +264,17 @@ class SyncClient:
         input: Any | Unset = UNSET,  # noqa: A002
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[Any]:
         """Enqueues a call of a task, or a task by its name with its input.
 
-        A name need not be known here; where it is, the input is checked all the same.
+        A name need not be known here; where it is, the input is checked all the same. Without
+        `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
         (batch,) = _calls.batches([call.item()])
-        (enqueued,) = self.run(_calls.enqueue_many(batch), conn)
+        (enqueued,) = self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
         assert enqueued.id is not None
@@ -281,6 +285,7 @@ class SyncClient:
         calls: Iterable[Spawnable],
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
         """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
@@ -288,7 +293,7 @@ class SyncClient:
         done: list[Enqueued] = []
         for batch in _calls.batches(items):
             start = len(done)
-            answers = self.run(_calls.enqueue_many(batch), conn)
+            answers = self.run(_calls.enqueue_many(batch, notify), conn)
             done += [_calls.renumbered(answer, start) for answer in answers]
         return done
 
