@@ -10,8 +10,8 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-golden test-matrix coverage bench-latency lint lint-layout lint-bodies lint-python \
-  lint-types format perdure.sql install uninstall clean FORCE
+.PHONY: help demo test test-slow test-golden test-matrix coverage bench-failover bench-latency lint \
+  lint-layout lint-bodies lint-python lint-types format perdure.sql install uninstall clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -86,6 +86,12 @@ test: $(VENV)/.dev ## set up everything and run the tests, with coverage; TESTS=
 
 coverage: test ## the tests, then the Python lines they did not reach
 	$(BIN)/coverage report
+
+test-slow: $(VENV)/.dev ## the stress of elections for five minutes
+	PERDURE_STRESS_SECONDS=300 $(PYTEST) -s tests/leadership/test_stress.py
+
+bench-failover: $(VENV)/.dev ## how soon another leads after SIGTERM, kill -9, SIGSTOP, a partition (the last as root)
+	$(BIN)/python benchmarks/failover.py
 
 test-golden: $(VENV)/.dev ## the golden scenarios; PERDURE_GOLDEN=path for another file
 	$(PYTEST) -m golden tests
