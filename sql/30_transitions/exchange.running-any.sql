@@ -101,7 +101,9 @@ begin
     where r.shard is not null and not r.is_held and not r.is_aside
     order by r.queue, r.shard, r.id
     limit 1
-  ) is not null or v_next is not null and exists (select from perdure.ready as r where r.id = any(v_next));
+  ) is not null or v_next is not null and exists (
+    select from perdure.ready as r where r.id = any(v_next)
+  );
 end
 $$;
 
