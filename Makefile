@@ -10,7 +10,7 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-golden test-matrix coverage lint lint-layout lint-bodies lint-python \
+.PHONY: help demo test test-golden test-matrix coverage bench-latency lint lint-layout lint-bodies lint-python \
   lint-types format perdure.sql install uninstall clean FORCE
 
 help: ## this list
@@ -89,6 +89,9 @@ test-matrix: $(VENV)/.dev ## the SQL part of the tests on PostgreSQL 15, 16, 17 
 	  failed="$$failed $$major"; \
 	done; test -z "$$failed" || { echo "failed on PostgreSQL$$failed" >&2; exit 1; }
 
+bench-latency: $(VENV)/.dev ## enqueue into an idle system to body start, 10,000 times
+	$(BIN)/python benchmarks/latency.py
+
 lint: lint-layout lint-bodies lint-python lint-types ## SQL layout, function bodies, Python, types
 
 lint-layout: $(VENV)/.dev
@@ -102,7 +105,7 @@ lint-python: $(VENV)/.dev
 	$(BIN)/ruff check .
 
 lint-types: $(VENV)/.dev
-	$(BIN)/mypy python_client/perdure tests tools $(if $(wildcard examples/*.py examples/*/*.py),examples)
+	$(BIN)/mypy python_client/perdure tests tools benchmarks $(if $(wildcard examples/*.py examples/*/*.py),examples)
 
 format: $(VENV)/.dev ## lay out the Python files
 	$(BIN)/ruff format .

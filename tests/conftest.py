@@ -15,7 +15,7 @@ import pytest
 from fix_server import Connect, Server, open_server
 from perdure import _schema
 
-pytest_plugins = ["fix_coverage"]
+pytest_plugins = ["fix_coverage", "fix_machines"]
 
 CountStatements = Callable[["psycopg.Connection[Any]"], None]
 

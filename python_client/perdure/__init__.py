@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from perdure import errors, records
 from perdure._app import App
+from perdure._channel_lock import AsyncChannelLock, ChannelLock
 from perdure._client_async import Client, Handle
 from perdure._client_sync import SyncClient, SyncHandle
 from perdure._context import Context, current
@@ -18,7 +19,9 @@ from perdure.records import LoopResult
 __all__ = [
     "Again",
     "App",
+    "AsyncChannelLock",
     "Cancelled",
+    "ChannelLock",
     "Children",
     "Client",
     "Context",

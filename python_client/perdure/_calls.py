@@ -19,6 +19,7 @@ from perdure.records import (
     Leader,
     Outcome,
     RegisteredWorker,
+    Shard,
     StoredError,
     SweepReport,
     TreeNode,
@@ -88,8 +89,8 @@ def _all(kind: Callable[..., T]) -> Callable[[list[Row]], list[T]]:
 # Enqueueing
 
 
-def enqueue_many(items: bytes) -> Call[list[Enqueued]]:
-    """`items` is a JSON array of items."""
+def enqueue_many(items: bytes, notify: bool) -> Call[list[Enqueued]]:
+    """`items` is a JSON array of items; `notify`: wake idle workers at the commit."""
 
     def decode(rows: list[Row]) -> list[Enqueued]:
         return [
@@ -98,8 +99,9 @@ def enqueue_many(items: bytes) -> Call[list[Enqueued]]:
         ]
 
     return Call(
-        "select item, id, is_new, code, message from perdure.enqueue_many(%s::jsonb) order by item",
-        [items.decode()],
+        "select item, id, is_new, code, message"
+        " from perdure.enqueue_many(%s::jsonb, %s::boolean) order by item",
+        [items.decode(), notify],
         decode,
     )
 
@@ -326,6 +328,15 @@ def resign(
     )
 
 
+def guard(channel: str, holder: UUID, epoch: int, purpose: str) -> Call[None]:
+    """Raises Fenced unless (holder, epoch) leads, and keeps it so until the transaction ends."""
+    return Call(
+        "select perdure.guard(%s::text, %s::uuid, %s::bigint, %s::text)",
+        [channel, holder, epoch, purpose],
+        _nothing,
+    )
+
+
 def request_resign(channels: Sequence[str], purpose: str) -> Call[int]:
     statement: LiteralString = "select perdure.request_resign(%s::text[], %s::text)"
     return Call(statement, [list(channels), purpose], _one)
@@ -353,6 +364,24 @@ def workers(is_alive_only: bool) -> Call[list[RegisteredWorker]]:
         [is_alive_only],
         _all(RegisteredWorker),
         is_read=True,
+    )
+
+
+def shards(queue: str | None) -> Call[list[Shard]]:
+    return Call(
+        "select queue, number, machine_id, name, worker_id, epoch, acquired_at, next_id"
+        " from perdure.shards where %s::text is null or queue = %s order by queue, number",
+        [queue, queue],
+        _all(Shard),
+        is_read=True,
+    )
+
+
+def shard_queue(queue: str, shards: int, on_retry: str, rebalance: bool) -> Call[None]:
+    return Call(
+        "select perdure.shard_queue(%s::text, %s::int, %s::text, %s::boolean)",
+        [queue, shards, on_retry, rebalance],
+        _nothing,
     )
 
 

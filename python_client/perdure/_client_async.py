@@ -40,6 +40,7 @@ if TYPE_CHECKING:
         Operation,
         Outcome,
         RegisteredWorker,
+        Shard,
         Status,
         SweepReport,
         TreeNode,
@@ -243,6 +244,7 @@ class Client:
         what: Task[..., R, Any] | TaskCall[R],
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[R]: ...
     @overload
@@ -252,6 +254,7 @@ class Client:
         input: Any | Unset = UNSET,
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[Any]: ...
     async def enqueue(
@@ -260,15 +263,17 @@ class Client:
         input: Any | Unset = UNSET,  # noqa: A002
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> Handle[Any]:
         """Enqueues a call of a task, or a task by its name with its input.
 
-        A name need not be known here; where it is, the input is checked all the same.
+        A name need not be known here; where it is, the input is checked all the same. Without
+        `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
         (batch,) = _calls.batches([call.item()])
-        (enqueued,) = await self.run(_calls.enqueue_many(batch), conn)
+        (enqueued,) = await self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
         assert enqueued.id is not None
@@ -279,6 +284,7 @@ class Client:
         calls: Iterable[Spawnable],
         *,
         conn: aio.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
         """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
@@ -286,7 +292,7 @@ class Client:
         done: list[Enqueued] = []
         for batch in _calls.batches(items):
             start = len(done)
-            answers = await self.run(_calls.enqueue_many(batch), conn)
+            answers = await self.run(_calls.enqueue_many(batch, notify), conn)
             done += [_calls.renumbered(answer, start) for answer in answers]
         return done
 
@@ -397,6 +403,10 @@ class Client:
         """The workers that live; with `lost` also those that are about to be given up."""
         return await self.run(_calls.workers(not lost))
 
+    async def shards(self, queue: str | None = None) -> list[Shard]:
+        """The shards of a sharded queue (None: of all) and their owners."""
+        return await self.run(_calls.shards(queue))
+
     async def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return await self.run(_calls.fsck())
@@ -451,6 +461,16 @@ class Client:
     async def request_resign(self, channel: str, purpose: str = "lock") -> bool:
         """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
         return await self.run(_calls.request_resign([channel], purpose)) > 0
+
+    async def shard_queue(
+        self, queue: str, shards: int = 64, *, on_retry: str = "hold", rebalance: bool = True
+    ) -> None:
+        """Makes a queue a sharded one: executions of one `shard_key` run one at a time, by id.
+
+        on_retry: `hold` keeps a key back while one of its executions waits for a retry, `skip`
+        lets the next one pass. rebalance: shards follow the workers that come and go.
+        """
+        await self.run(_calls.shard_queue(queue, shards, on_retry, rebalance))
 
     async def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
         """Marks a worker as healthy or not; False where none has this machine id."""

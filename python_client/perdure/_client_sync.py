@@ -41,6 +41,7 @@ if TYPE_CHECKING:
         Operation,
         Outcome,
         RegisteredWorker,
+        Shard,
         Status,
         SweepReport,
         TreeNode,
@@ -244,6 +245,7 @@ class SyncClient:
         what: Task[..., R, Any] | TaskCall[R],
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[R]: ...
     @overload
@@ -253,6 +255,7 @@ class SyncClient:
         input: Any | Unset = UNSET,
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[Any]: ...
     def enqueue(
@@ -261,15 +264,17 @@ class SyncClient:
         input: Any | Unset = UNSET,  # noqa: A002
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> SyncHandle[Any]:
         """Enqueues a call of a task, or a task by its name with its input.
 
-        A name need not be known here; where it is, the input is checked all the same.
+        A name need not be known here; where it is, the input is checked all the same. Without
+        `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
         (batch,) = _calls.batches([call.item()])
-        (enqueued,) = self.run(_calls.enqueue_many(batch), conn)
+        (enqueued,) = self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
         assert enqueued.id is not None
@@ -280,6 +285,7 @@ class SyncClient:
         calls: Iterable[Spawnable],
         *,
         conn: blocking.Connection | None = None,
+        notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
         """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
@@ -287,7 +293,7 @@ class SyncClient:
         done: list[Enqueued] = []
         for batch in _calls.batches(items):
             start = len(done)
-            answers = self.run(_calls.enqueue_many(batch), conn)
+            answers = self.run(_calls.enqueue_many(batch, notify), conn)
             done += [_calls.renumbered(answer, start) for answer in answers]
         return done
 
@@ -398,6 +404,10 @@ class SyncClient:
         """The workers that live; with `lost` also those that are about to be given up."""
         return self.run(_calls.workers(not lost))
 
+    def shards(self, queue: str | None = None) -> list[Shard]:
+        """The shards of a sharded queue (None: of all) and their owners."""
+        return self.run(_calls.shards(queue))
+
     def fsck(self) -> list[Violation]:
         """The broken invariants; none when all is well."""
         return self.run(_calls.fsck())
@@ -452,6 +462,16 @@ class SyncClient:
     def request_resign(self, channel: str, purpose: str = "lock") -> bool:
         """Asks whoever leads a channel to let the next one in; whether anybody did lead."""
         return self.run(_calls.request_resign([channel], purpose)) > 0
+
+    def shard_queue(
+        self, queue: str, shards: int = 64, *, on_retry: str = "hold", rebalance: bool = True
+    ) -> None:
+        """Makes a queue a sharded one: executions of one `shard_key` run one at a time, by id.
+
+        on_retry: `hold` keeps a key back while one of its executions waits for a retry, `skip`
+        lets the next one pass. rebalance: shards follow the workers that come and go.
+        """
+        self.run(_calls.shard_queue(queue, shards, on_retry, rebalance))
 
     def set_worker_health(self, machine_id: int, healthy: bool) -> bool:
         """Marks a worker as healthy or not; False where none has this machine id."""

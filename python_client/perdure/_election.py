@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import random
 import threading
@@ -41,8 +40,8 @@ T = TypeVar("T")
 _LEAST_TTL = 0.3  # less leaves a leader no time to be confirmed before it has to concede
 _LONGEST_TTL = 3600.0
 _LEAST_RETRY = 0.02
-_LEASES_PER_TTL = 3  # a lease is renewed by writing: seldom
-_JITTER = 0.2  # of the retry
+_LEASE = 3.0  # times the ttl: a lease is renewed by writing, so seldom
+_JITTER = 0.2  # of the retry: that much sooner, never later
 _RELEASE_JITTER = 0.05  # seconds: not everybody asks in the same moment
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 1.0
@@ -98,12 +97,8 @@ class Election:
         on_refused: Callable[[str], object] = lambda _: None,
         on_error: Callable[[Exception], object] = lambda _: None,
     ) -> None:
-        check_ttl("ttl", ttl)
-        if not _LEAST_RETRY <= retry <= _LONGEST_TTL:
-            raise ValueError(f"retry is {_LEAST_RETRY:g} to {_LONGEST_TTL:g} seconds, got {retry}")
-        self._lease_ttl = _LEASES_PER_TTL * ttl if lease_ttl is None else lease_ttl
-        check_ttl("lease_ttl", self._lease_ttl)
-        check_name("holder", name)
+        self._lease_ttl = _LEASE * ttl if lease_ttl is None else lease_ttl
+        check_settings(ttl, retry, name, self._lease_ttl)
         self.holder = uuid4()
         self._dsn = dsn
         self._name = name
@@ -331,7 +326,7 @@ class Election:
         self._settle_leaving()
 
     def _ask_later(self, candidacy: _Candidacy, answer: _calls.Election) -> None:
-        pause = self._retry * random.uniform(1 - _JITTER, 1 + _JITTER)
+        pause = self._retry * random.uniform(1 - _JITTER, 1)
         candidacy.busy = candidacy.busy + 1 if answer.reason == "busy" else 0
         if answer.wait is not None:
             known = answer.wait * 2 ** min(max(0, candidacy.busy - 1), 10)
@@ -374,6 +369,7 @@ class Election:
         if direct.is_pooled:
             answers = self._run_call(direct, self._elect_call(direct, list(held)))
             confirmed = {answer.channel: answer.epoch == held[answer.channel] for answer in answers}
+            self._yield([answer.channel for answer in answers if answer.reason == "unwanted"])
         else:
             confirmed = self._run_call(
                 direct,
@@ -393,6 +389,15 @@ class Election:
             leaving = self._yielding | set(self._leaving)
         return {channel: self._held[channel] for channel in leaving if channel in self._held}
 
+    def _yield(self, channels: Collection[str]) -> None:
+        """Gives these back, and stands for them again once another may have won."""
+        not_before = time.monotonic() + 1.5 * self._retry + 2 * _RELEASE_JITTER
+        with self._lock:
+            for channel in channels:
+                if (candidacy := self._standing.get(channel)) is not None:
+                    self._yielding.add(channel)
+                    candidacy.not_before = not_before
+
     def _resign(self, direct: Direct, leaving: dict[str, int]) -> None:
         self._end(leaving)
         given = self._run_call(
@@ -401,14 +406,16 @@ class Election:
         )
         if not all(given.values()):
             raise _DoubtError("leadership was taken away before it was given back")
+        for event in direct.wait(0):  # of one's own release, above all
+            self._hear(event)
         with self._lock:
             for channel in leaving:
                 del self._held[channel]
                 self._yielding.discard(channel)
-        self._settle_leaving()
         if direct.is_pooled:  # which lets no notification through
             for channel in leaving:
                 self._tell(self._on_release, channel)
+        self._settle_leaving()
 
     def _settle_leaving(self, *, lost: Collection[str] = ()) -> None:
         """Answers those whose channels are held no more."""
@@ -449,14 +456,10 @@ class Election:
     def _hear(self, event: Event) -> None:
         if event.purpose not in (self._purpose, None):
             return
-        now = time.monotonic()
         if event.event == "resign_please":
-            with self._lock:
-                for channel, candidacy in self._standing.items():
-                    if channel in self._held and event.is_about(channel):
-                        self._yielding.add(channel)
-                        candidacy.not_before = now + 1.5 * self._retry + 2 * _RELEASE_JITTER
+            self._yield([channel for channel in self._held if event.is_about(channel)])
         elif event.event == "released":
+            now = time.monotonic()
             with self._lock:
                 for channel, candidacy in self._standing.items():
                     if event.is_about(channel):
@@ -482,18 +485,23 @@ class Election:
             direct.forget()
 
 
-def check_ttl(what: str, ttl: float) -> None:
-    """A leader is confirmed every third of it, and concedes a margin before it is over."""
-    if not (math.isfinite(ttl) and _LEAST_TTL <= ttl <= _LONGEST_TTL):
-        raise ValueError(
-            f"{what} is {_LEAST_TTL:g} to {_LONGEST_TTL:g} seconds, so that confirming (every third"
-            f" of it) and the margin (a fifth, at least 0.1) fit into it; got {ttl}"
-        )
+def check_settings(ttl: float, retry: float, name: str, lease_ttl: float = 1.0) -> None:
+    """A leader is confirmed every third of a ttl, and concedes a margin before it is over."""
+    for what, given in (("ttl", ttl), ("lease_ttl", lease_ttl)):
+        if not _LEAST_TTL <= given <= _LONGEST_TTL:
+            raise ValueError(
+                f"{what} is {_LEAST_TTL:g} to {_LONGEST_TTL:g} seconds, got {given}: confirmations"
+                " (every third of it) and the margin (a fifth, at least 0.1) have to fit into it"
+            )
+    if not _LEAST_RETRY <= retry <= _LONGEST_TTL:
+        raise ValueError(f"retry is {_LEAST_RETRY:g} to {_LONGEST_TTL:g} seconds, got {retry}")
+    check_name("holder", name)
 
 
 def _all_true(futures: list[Future[bool]]) -> Future[bool]:
     """Done when all are; True when all are."""
     whole: Future[bool] = Future()
+    whole.set_running_or_notify_cancel()  # it is not for its readers to end
     left = len(futures)
     lock = threading.Lock()
 

@@ -206,7 +206,7 @@ class LocalServer:
         written = log.stat().st_size if log.exists() else 0
         with _reaching(self.data, identity) as (data, descriptors):
             command = [str(binaries / "postgres"), "-D", data, "-k", str(self._sockets)]
-            for name, value in {**self.settings, "listen_addresses": ""}.items():
+            for name, value in {"listen_addresses": "", **self.settings}.items():
                 command += ["-c", f"{name}={value}"]
             job = {
                 "server": {

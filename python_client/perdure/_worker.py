@@ -196,7 +196,7 @@ class Worker:
         registration = Registration(self._name, list(queues), names, ttl, weight)
         self._control = Control(direct, registration, self._overhear)
         self._session = Session(app.dsn, tasks=app.definitions(), control=self._control)
-        self._sweeper = Sweeper(direct, self._name, queues) if sweeper else None
+        self._sweeper = Sweeper(direct, self._name, queues if sweeper else (), app.watches)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leases: dict[int, _Lease] = {}  # begun or not, but not reported
         self._backlog: deque[_Lease] = deque()  # claimed ahead, not begun
@@ -220,8 +220,7 @@ class Worker:
                 self._control.start()
                 await self._session.open(())
                 log.info("worker %s is running", self._name)
-                if self._sweeper is not None:
-                    self._sweeper.start()
+                self._sweeper.start()
                 await self._work()
             finally:
                 await self._leave()
@@ -285,8 +284,7 @@ class Worker:
         for lease in list(self._leases.values()):
             self._drop(lease)
         self._threads.shutdown()
-        if self._sweeper is not None:
-            await asyncio.to_thread(self._sweeper.stop)
+        await asyncio.to_thread(self._sweeper.stop)
         try:
             async with asyncio.timeout(_GRACE):
                 if self._reports and self._session.is_open:

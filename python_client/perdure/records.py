@@ -210,6 +210,20 @@ class RegisteredWorker:
 
 
 @dataclass(frozen=True, slots=True)
+class Shard:
+    """One shard of a sharded queue, from 0, and the worker that owns it."""
+
+    queue: str
+    number: int
+    machine_id: int | None  # None: nobody owns it
+    name: str | None
+    worker_id: int | None
+    epoch: int
+    acquired_at: datetime | None
+    next_id: int | None  # the execution that stands first in its line
+
+
+@dataclass(frozen=True, slots=True)
 class SweepReport:
     """What one pass of `sweep` did; `more` says that another one has work.
 

@@ -13,6 +13,7 @@ create table perdure.leader (
   holder uuid,
   mode text,
   name text,
+  is_unwanted boolean not null default false,
   primary key (purpose, channel),
   -- makes a higher epoch an update of a key, which waits for those that hold FOR KEY SHARE; a
   -- renewed lease is none and does not
@@ -34,4 +35,6 @@ comment on column perdure.leader.epoch is
 comment on column perdure.leader.mode is
 'session: held as long as the advisory lock; lease: until expires_at; oneshot: for one transaction,
 which is over; null: resigned.';
+comment on column perdure.leader.is_unwanted is
+'Whether a holder that hears no notifications was asked to resign: it learns so when it renews.';
 comment on column perdure.leader.backend is 'Process of the server at which it was elected.';

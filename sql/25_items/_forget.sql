@@ -1,7 +1,7 @@
 -- An execution ended (or gives up its place): its keys lapse as they were told to, the next one of
 -- its shard key is let into the line, and nothing is left to time out. A row of deadline that is
--- locked is being worked off by expire_deadlines, which deletes it itself: waiting for it here could
--- go round in a circle.
+-- locked is being worked off by expire_deadlines, which deletes it itself: waiting for it here
+-- could go round in a circle.
 
 create or replace function perdure._forget(p_keyed bigint[], p_timed bigint[], p_now timestamptz)
 returns bigint[]

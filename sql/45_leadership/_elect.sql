@@ -33,14 +33,15 @@ begin
     )
   then
     if p_mode = 'lease' then
-      perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
       update perdure.leader as l
       set expires_at = v_now + p_ttl
       where l.purpose = p_purpose and l.channel = p_channel and l.epoch = v_leader.epoch;
     end if;
-    epoch := v_leader.epoch;
-    reason := 'leader';
-    return;
+    if found then  -- else it ran out, and another was elected while this waited for the row
+      epoch := v_leader.epoch;
+      reason := case when v_leader.is_unwanted then 'unwanted' else 'leader' end;
+      return;
+    end if;
   end if;
 
   reason := 'held';
@@ -64,7 +65,7 @@ begin
   else
     update perdure.leader as l
     set epoch = l.epoch + 1, holder = p_holder, mode = p_mode, backend = pg_backend_pid(),
-      name = p_name, acquired_at = v_now,
+      name = p_name, acquired_at = v_now, is_unwanted = false,
       expires_at = case when p_mode = 'lease' then v_now + p_ttl end
     where l.purpose = p_purpose and l.channel = p_channel
     returning l.epoch into v_leader.epoch;
@@ -79,6 +80,7 @@ end
 $$;
 
 comment on function perdure._elect(text, text, uuid, text, interval, text, int[]) is
-'epoch: of the leadership that p_holder has from now on, or had already; null: it has none, because
-another is alive (held) or is just being elected (busy). wait_ms: when to ask again, where known.
+'epoch: of the leadership that p_holder has from now on (elected), or had already (leader; unwanted:
+it is asked to resign); null: it has none, because another is alive (held) or is just being elected
+(busy). wait_ms: when to ask again, where known.
 p_locked: keys of the session locks that this backend holds.';

@@ -1,5 +1,6 @@
 -- elect: stand for channels, one call for all of them; whoever leads already is confirmed
--- Locks: as _elect, channel by channel, none of them waited for.
+-- Locks: as _elect, channel by channel in order of their names: the first two that ever stand for
+-- the same channels wait for one another's new rows, everybody else for nothing.
 
 create or replace function perdure.elect(
   channels text[], holder uuid, mode text default 'session', ttl interval default '1 second',
@@ -27,7 +28,7 @@ begin
       using errcode = 'QD026';
   end if;
   v_locked := perdure._locked_keys(pg_backend_pid());
-  foreach v_channel in array channels loop
+  for v_channel in select c.name from unnest(channels) as c (name) order by 1 loop
     channel := v_channel;
     select e.* into v_result
     from perdure._elect(
@@ -43,9 +44,14 @@ begin
     return next;
   end loop;
   if cardinality(v_elected) > 0 then
+    if current_setting('synchronous_commit') = 'off' then
+      perform set_config('synchronous_commit', 'on', true);  -- no epoch is given twice
+    end if;
     perform perdure._notify(jsonb_build_object(
       'event', 'elected', 'purpose', elect.purpose, 'channels', v_elected
     ));
+  elsif elect.mode = 'lease' then
+    perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
   end if;
 end
 $$;
@@ -53,7 +59,8 @@ $$;
 comment on function perdure.elect(text[], uuid, text, interval, text, text) is
 'Stands for leadership of channels (any name up to 255 characters). One row for each: is_leader, the
 epoch that fences the holder, else why not (held, busy) and after how many milliseconds to ask
-again, where known. holder: a fresh uuid for each process. mode session: held as long as this
-session, which has to be a direct connection; lease: for `ttl`, renewed by calling again, also
-through a pooler. Calling again as the holder changes nothing. purpose: lock, or sweep for the
-housekeeping of a queue. Raises QD010, QD016 (a hot standby), QD020, QD026.';
+again, where known; unwanted: it leads, and is asked to resign. holder: a fresh uuid for each
+process. mode session: held as long as this session, which has to be a direct connection; lease: for
+`ttl`, renewed by calling again, also through a pooler. Calling again as the holder changes nothing.
+purpose: lock, or sweep for the housekeeping of a queue. Raises QD010, QD016 (a hot standby), QD020,
+QD026.';

@@ -1,4 +1,5 @@
 -- request_resign: ask the holder to let the next one in
+-- Locks: the rows of leader of those that hold a lease, who are told when they renew it.
 
 create or replace function perdure.request_resign(channels text[], purpose text default 'lock')
 returns int
@@ -13,6 +14,10 @@ begin
   perform perdure._notify(jsonb_build_object(
     'event', 'resign_please', 'purpose', request_resign.purpose, 'channels', channels
   ));
+  update perdure.leader as l
+  set is_unwanted = true
+  where l.purpose = request_resign.purpose and l.channel = any(channels) and l.mode = 'lease'
+    and not l.is_unwanted;
   return (
     select count(*)
     from perdure.leaders as l

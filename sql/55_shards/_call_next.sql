@@ -31,9 +31,9 @@ begin
       order by x.queue, x.shard_key, x.id
       limit 1
     ) as r
-    where not exists (
-      select from perdure.turn as t where t.queue = k.queue and t.shard_key = k.shard_key
-    )
+    where (  -- a probe each
+      select t.id from perdure.turn as t where t.queue = k.queue and t.shard_key = k.shard_key
+    ) is null
     group by r.id
   ) as n;
   if v_next is null then
@@ -42,7 +42,7 @@ begin
   v_free := array(
     select r.id from perdure.ready as r where r.id = any(v_next) for update skip locked
   );
-  update perdure.ready as r set is_held = false where r.id = any(v_free) and r.is_held;
+  update perdure.ready as r set is_held = false where r.id = any(v_free);
   insert into perdure.closing (kind, execution_id, due_at)
   select 'turn', n.reason, p_now + interval '100 milliseconds'
   from unnest(v_next, v_reasons) as n (id, reason)

@@ -17,6 +17,8 @@ set jit = off
 as $$
 declare
   v_free bigint[];
+  v_busy bigint[];
+  v_ended bigint[];
   v_ids bigint[];
   v_queues text[];
   v_keys text[];
@@ -39,15 +41,14 @@ begin
   v_free := array(
     select t.id from perdure.turn as t where t.id = any(v_ids) for update skip locked
   );
+  v_busy := array(select r.id from perdure.running as r where r.id = any(v_free));
+  v_ended := array(select f.id from perdure.finished as f where f.id = any(v_free));
   delete from perdure.turn as t
   where t.id = any(v_free)
-    and not exists (select from perdure.running as r where r.id = t.id)
-    and (
-      exists (select from perdure.finished as f where f.id = t.id)
-      or exists (
-        select from perdure.shard_queue as q where q.queue = t.queue and q.on_retry = 'skip'
-      )
-    );
+    and t.id <> all(v_busy)
+    and (t.id = any(v_ended) or t.queue = any(array(
+      select q.queue from perdure.shard_queue as q where q.on_retry = 'skip'
+    )));
   insert into perdure.closing (kind, execution_id, due_at)
   select 'turn', t.id, p_now + interval '100 milliseconds'
   from perdure.turn as t

@@ -56,7 +56,9 @@ begin
   v_locked := array(
     select r.id
     from perdure.ready as r
-    where r.id = any(v_ids) and r.shard = any(v_own) and not r.is_held and not r.is_aside
+    where r.id = any(array(  -- by id and nothing else: no other index may seem to fit
+      select u.id from unnest(v_ids, v_numbers) as u (id, number) where u.number = any(v_own)
+    )) and not r.is_held and not r.is_aside
     for update skip locked
   );
   v_standing := array(

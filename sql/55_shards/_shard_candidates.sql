@@ -1,4 +1,4 @@
--- The lines of one worker's shards, oldest first, across shards alike; priority does not count.
+-- The lines of one worker's shards, oldest first; priority does not count.
 -- An execution whose key is free takes the turn; the first one of its key in the line is the oldest
 -- that is due. One behind another of its key is held: out of the line, so that it is looked at
 -- once, however many there are. Up to six looks, each wider than the one before, so a key with many
@@ -26,6 +26,9 @@ declare
   v_after bigint[];  -- where the last look ended, in each of them
   v_width int := 2 * p_max;
   v_look record;
+  v_most int := greatest(64, 2 * p_max);  -- of very many shards only so many, now these, now those
+  v_first int := random() * 4096;
+  v_is_cut boolean;
   v_closed text[] := '{}';  -- keys that are somebody else's until the next claim
 begin
   ids := '{}';
@@ -36,14 +39,20 @@ begin
   end if;
   v_shards := array(
     select s.number
-    from perdure.shard as s
-    where s.worker_id = p_worker_id and s.queue = p_queue
-      and exists (
-        select from perdure.ready as r
-        where r.queue = p_queue and r.shard = s.number and not r.is_held and not r.is_aside
-        offset 0  -- a probe each
-      )
+    from (
+      select o.number
+      from perdure.shard as o
+      where o.worker_id = p_worker_id and o.queue = p_queue
+      order by o.number < v_first, o.number
+    ) as s
+    where exists (
+      select from perdure.ready as r
+      where r.queue = p_queue and r.shard = s.number and not r.is_held and not r.is_aside
+      offset 0  -- a probe each
+    )
+    limit v_most
   );
+  v_is_cut := cardinality(v_shards) = v_most;
   v_after := array_fill(0::bigint, array[cardinality(v_shards)]);
   for v_turn in 1 .. 6 loop
     exit when cardinality(v_shards) = 0;
@@ -59,7 +68,7 @@ begin
     v_after := v_look.after;
     v_closed := v_closed || v_look.closed;
     exit when cardinality(ids) >= p_max or bytes >= p_budget;
-    is_more := v_turn = 6 and cardinality(v_shards) > 0;
+    is_more := v_is_cut or v_turn = 6 and cardinality(v_shards) > 0;
     v_width := greatest(least(4 * v_width, 1000), p_max);
   end loop;
 end

@@ -20,20 +20,25 @@ begin
     return;
   end if;
   perform perdure._reserve_table(v_relation);
-  perform perdure._lock_table(v_relation, 'share row exclusive');
+  perform perdure._lock_table(v_relation, false);
   for v_found in
     select h.watch, h.operation
     from perdure.check_watches(p_table) as h
     where perdure._is_mendable(h.problem)
   loop
     execute format(
-      'create or replace trigger %I after %s on %s referencing%s%s'
+      'create or replace trigger %I after %s on %s referencing %s'
       ' for each statement execute function perdure._watched(%L)',
       format('perdure_watch_%s_%s', v_found.watch, v_found.operation),
-      v_found.operation,
+      case v_found.operation
+        when 'insert' then 'insert' when 'delete' then 'delete' else 'update'
+      end,
       v_relation::regclass,
-      case when v_found.operation <> 'delete' then ' new table as perdure_new' end,
-      case when v_found.operation <> 'insert' then ' old table as perdure_old' end,
+      case v_found.operation
+        when 'insert' then 'new table as perdure_new'
+        when 'delete' then 'old table as perdure_old'
+        else 'new table as perdure_new old table as perdure_old'
+      end,
       v_found.watch
     );
   end loop;

@@ -9,8 +9,9 @@ stable
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  v_parts name[] := parse_ident(p_table)::name[];
+  v_parts name[];
 begin
+  v_parts := parse_ident(p_table);
   if cardinality(v_parts) > 2 then
     raise invalid_parameter_value;
   end if;

@@ -2,7 +2,7 @@
 -- the catalogue and nothing else; what stands at a table but belongs to none of its watches is
 -- found by its dependence on the trigger function.
 
-create or replace function perdure.check_watches("table" text default null)
+create or replace function perdure.check_watches(relation text default null)
 returns table (watch int, table_name text, task text, operation text, problem text)
 language sql
 stable
@@ -10,7 +10,7 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
   with asked as (
-    select t.schema_name, t.table_name from perdure._table_named(check_watches."table") as t
+    select t.schema_name, t.table_name from perdure._table_named(check_watches.relation) as t
   ), wanted as (
     select
       w.id,
@@ -24,7 +24,7 @@ as $$
     from perdure.watch as w
     cross join asked as a
     cross join lateral unnest(w.operations) with ordinality as o (name, n)
-    where check_watches."table" is null
+    where check_watches.relation is null
       or w.schema_name = a.schema_name and w.table_name = a.table_name
   ), verdict as (
     select
@@ -69,7 +69,7 @@ as $$
       on t.tgname ~ format('^perdure_watch_%s_(insert|update|delete)$', w.id)
     where (w.schema_name, w.table_name) is distinct from (n.nspname::text, c.relname::text)
       and (
-        check_watches."table" is null
+        check_watches.relation is null
         or n.nspname = a.schema_name and c.relname = a.table_name
       )
   )

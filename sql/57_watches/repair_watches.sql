@@ -3,7 +3,7 @@
 -- subtransaction; one that is in use is left for the next time, without waiting.
 -- Locks: see _mend_table.
 
-create or replace function perdure.repair_watches("table" text default null)
+create or replace function perdure.repair_watches(relation text default null)
 returns table (table_name text, task text, operation text, problem text, result text)
 language plpgsql
 volatile
@@ -16,12 +16,12 @@ declare
   v_failure text;
 begin
   perform perdure._require_read_committed();
-  if repair_watches."table" is null and not (select c.repair_watches from perdure.config as c) then
+  if repair_watches.relation is null and not (select c.repair_watches from perdure.config as c) then
     return;
   end if;
   for v_table, v_found in
     select h.table_name, jsonb_agg(to_jsonb(h.*))
-    from perdure.check_watches(repair_watches."table") as h
+    from perdure.check_watches(repair_watches.relation) as h
     where h.problem is not null
     group by h.table_name
     order by h.table_name

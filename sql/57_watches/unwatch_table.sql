@@ -2,7 +2,7 @@
 -- Locks, none of them waited for: the table's advisory lock, then the table in ACCESS EXCLUSIVE
 -- mode, as dropping a trigger needs.
 
-create or replace function perdure.unwatch_table("table" text, task text) returns boolean
+create or replace function perdure.unwatch_table(relation text, task text) returns boolean
 language plpgsql
 volatile
 security definer
@@ -15,7 +15,7 @@ begin
   perform perdure._require_read_committed();
   select w.id into v_id
   from perdure.watch as w
-  join perdure._table_named(unwatch_table."table") as t
+  join perdure._table_named(unwatch_table.relation) as t
     on t.schema_name = w.schema_name and t.table_name = w.table_name
   where w.task = unwatch_table.task;
   for v_trigger in
@@ -26,7 +26,7 @@ begin
     order by t.tgrelid, t.tgname
   loop
     perform perdure._reserve_table(v_trigger.relation);
-    perform perdure._lock_table(v_trigger.relation, 'access exclusive');
+    perform perdure._lock_table(v_trigger.relation, true);
     execute format('drop trigger if exists %I on %s', v_trigger.name, v_trigger.relation::regclass);
   end loop;
   delete from perdure.watch as w where w.id = v_id;

@@ -3,7 +3,7 @@
 -- for: the table's advisory lock; where triggers have to be made, the table.
 
 create or replace function perdure.watch_table(
-  "table" text,
+  relation text,
   task text,
   columns text[] default null,
   condition text default null,
@@ -25,7 +25,7 @@ begin
   v_given.columns := watch_table.columns;
   v_given.condition := watch_table.condition;
   v_given.operations := watch_table.operations;
-  v_given := perdure._checked_watch(watch_table."table", v_given);
+  v_given := perdure._checked_watch(watch_table.relation, v_given);
   for v_try in 1 .. 2 loop  -- the second time under the lock: another session may have been quicker
     select w.* into v_found
     from perdure.watch as w

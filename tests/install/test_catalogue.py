@@ -96,6 +96,7 @@ def test_plpgsql_check_finds_nothing(server: Server, conn: Conn) -> None:
         # It takes '{}' for an array and the like to be of another type (42804), and wants a
         # composite result to be the only one.
         # A trigger function is checked with a table: tests/watches/test_changes.py.
-        f" where {OURS} and p.prorettype <> 'trigger'::regtype and c.sqlstate <> '42804' and c.message not like 'composite OUT%'".encode()
+        f" where {OURS} and p.prorettype <> 'trigger'::regtype and c.sqlstate <> '42804'"
+        "   and c.message not like 'composite OUT%'".encode()
     ).fetchall()
     assert not found, "\n".join(map(str, found))

@@ -75,6 +75,7 @@ UNPINNED = {
     "_delay_ms": None,
     "_exceeds": None,
     "_extra": None,
+    "_hash": None,
     "_is_name": None,
     "_milliseconds": None,
     "_moment": None,

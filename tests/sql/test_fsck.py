@@ -31,6 +31,9 @@ class Sound:
     untold: int  # a parent whose only child has ended without telling it
     bereft: int
     orphan: int  # the child of `bereft`
+    turn: int  # runs, with a shard key
+    held: int  # behind it
+    nobody: None = None
 
 
 @pytest.fixture
@@ -46,7 +49,13 @@ def sound(engine: Engine) -> Sound:
     ended_keyed = engine.start("ended", key="gone")
     engine.complete(ended_keyed)
     engine.enqueue("nap", sleeping=True, key="nap")
+    engine.value("shard_queue", "default", 4)
+    turn = engine.enqueue("sharded", shard_key="k")
+    held = engine.enqueue("sharded", shard_key="k")
+    assert [lease.id for lease in engine.claim(10, tasks=["sharded"])] == [turn]
     made = Sound(
+        turn=turn,
+        held=held,
         ready=engine.enqueue("ready"),
         keyed=engine.enqueue("keyed", key="k"),
         due=engine.enqueue("due", deadline="2100-01-01"),
@@ -185,6 +194,41 @@ DAMAGE: dict[str, tuple[str, str, list[str]]] = {
         "insert into perdure.step (parent_id, position, item) values (%s, 1, '{}')",
         ["ready"],
     ),
+    "a row of a shard key stands in its shard": (
+        "held",
+        "update perdure.ready set shard = 3 - shard where id = %s",
+        ["held"],
+    ),
+    "a turn belongs to a live execution of its shard key": (
+        "ended",
+        "insert into perdure.turn (queue, shard_key, id) values ('default', 'another', %s)",
+        ["ended"],
+    ),
+    "what runs has the turn of its shard key": (
+        "turn",
+        """
+        with gone as (delete from perdure.turn where id = %s)
+        update perdure.ready set is_held = false where id = %s
+        """,
+        ["turn", "held"],
+    ),
+    "somebody of its shard key goes before a held row": (
+        "held",
+        """
+        with gone as (delete from perdure.running where id = %s returning id, started_at),
+        turn as (delete from perdure.turn as t using gone where t.id = gone.id)
+        insert into perdure.finished (
+          id, started_at, finished_at, token, attempts, crashes, iteration, status
+        )
+        select id, started_at, now(), 99, 0, 0, 0, 'completed' from gone
+        """,
+        ["turn"],
+    ),
+    "a sharded queue has all its shards": (
+        "nobody",
+        "delete from perdure.shard where number = 3 or number = %s",
+        ["ended"],
+    ),
     "attempts stay within the policy": (
         "ended",
         "update perdure.finished set attempts = 2 where id = %s",
@@ -193,11 +237,11 @@ DAMAGE: dict[str, tuple[str, str, list[str]]] = {
 }
 
 
-def id_of(sound: Sound, name: str) -> int:
+def id_of(sound: Sound, name: str) -> int | None:
     if name.startswith("child "):
         return sound.children[int(name[-1])]
     found = getattr(sound, name)
-    assert isinstance(found, int)
+    assert found is None or isinstance(found, int)
     return found
 
 

@@ -1,8 +1,9 @@
-"""Who lives keeps its work, however busy; who does not loses it soon; what a ghost says is refused."""
+"""Who lives keeps its work, however busy; who does not loses it soon; a ghost is refused."""
 
 from __future__ import annotations
 
 import asyncio
+import functools
 import signal
 import time
 from collections.abc import Callable
@@ -82,6 +83,28 @@ def test_a_frozen_worker_loses_its_work_within_its_ttl_and_a_second_and_is_refus
     ).fetchone() == (worker_id and worker_id[0], 1)
 
 
+def hung_up(conn: Conn) -> list[int]:
+    """Ends the control sessions of workers; their server processes."""
+    ended = conn.execute(
+        "select pid, pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = 'perdure control' and datname = current_database()"
+    )
+    return [row[0] for row in ended]
+
+
+def shows_life(conn: Conn) -> set[int]:
+    """The server processes that hold a worker's lock."""
+    holding = conn.execute(
+        "select l.pid from pg_locks as l join perdure.worker as w on l.objid = w.id"
+        " where l.locktype = 'advisory' and l.granted"
+    )
+    return {row[0] for row in holding}
+
+
+def other_life(conn: Conn, gone: set[int]) -> set[int]:
+    return shows_life(conn) - gone
+
+
 @pytest.mark.parametrize("task", ["block", "burn"])
 def test_a_body_that_hogs_the_process_for_many_ttls_is_not_run_again(
     app: App, start_worker: Start, conn: Conn, task: str
@@ -109,21 +132,9 @@ async def test_a_terminated_control_session_costs_nothing(app: App, conn: Conn) 
         handle = await hold.enqueue()
         await begun.wait()
         for _ in range(3):
-            ended = conn.execute(
-                "select pid, pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where application_name = 'perdure control' and datname = current_database()"
-            ).fetchall()
-            assert len(ended) == 1
-            await eventually(
-                lambda pid=ended[0][0]: (
-                    conn.execute(
-                        "select from pg_locks as l, perdure.worker as w where l.locktype = 'advisory'"
-                        " and l.objid = w.id and l.pid <> %s",
-                        [pid],
-                    ).fetchone()
-                    is not None
-                )
-            )
+            gone = set(hung_up(conn))
+            assert len(gone) == 1
+            await eventually(functools.partial(other_life, conn, gone))
         await eventually(lambda: worker._control.is_hearing)
         gate.set()
         assert await handle.result(10) == 1

@@ -205,8 +205,7 @@ async def test_an_idle_worker_says_little_and_writes_nothing(
     seconds = 4.0
     async with working(app, queues=queues) as worker:
         sweeper = worker._sweeper
-        assert sweeper is not None
-        await eventually(lambda: len(sweeper._led()) == channels)
+        await eventually(lambda: len(sweeper.led()) == channels)
         await is_idle(worker)
         before, written = len(said), next_transaction(conn)
         await asyncio.sleep(seconds)

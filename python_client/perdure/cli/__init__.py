@@ -14,7 +14,7 @@ import click
 from perdure import errors
 from perdure.cli._act import cancel, enqueue, retry, sweep, wake
 from perdure.cli._demo import demo
-from perdure.cli._lead import leaders, resign, workers
+from perdure.cli._lead import leaders, resign, shards, workers
 from perdure.cli._look import fsck, get, list_executions, tree, watches
 from perdure.cli._schema import migrate, sql, version
 from perdure.cli._work import tasks, worker
@@ -72,7 +72,7 @@ def perdure(ctx: click.Context) -> None:
 
 for _command in (
     *(demo, migrate, sql, worker, tasks, enqueue, get, tree, list_executions),
-    *(cancel, wake, retry, sweep, workers, leaders, resign, watches, fsck, version),
+    *(cancel, wake, retry, sweep, workers, leaders, shards, resign, watches, fsck, version),
 ):
     perdure.add_command(_command)
 

@@ -1,4 +1,4 @@
-"""Who does what: `perdure leaders`, `workers`, `resign`."""
+"""Who does what: `perdure leaders`, `workers`, `shards`, `resign`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from perdure.cli._target import Target, with_target
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from perdure.records import Leader, RegisteredWorker
+    from perdure.records import Leader, RegisteredWorker, Shard
 
 _purpose = click.option(
     "--purpose",
@@ -53,6 +53,22 @@ def workers(target: Target, lost: bool) -> None:
         out.show(out.table(*headers, rows=map(_worker_row, found)))
 
 
+@click.command()
+@click.option("--queue", help="Only the shards of this queue.")
+@with_target
+def shards(target: Target, queue: str | None) -> None:
+    """Show the shards of sharded queues with their owners."""
+    with target.client() as client:
+        found = client.shards(queue)
+    if target.as_json:
+        out.print_json({"shards": found})
+    elif not found:
+        out.show("no sharded queue: select perdure.shard_queue('…') makes one")
+    else:
+        headers = ("QUEUE", "#SHARD", "#MACHINE", "OWNER", "#EPOCH", "SINCE", "#NEXT")
+        out.show(out.table(*headers, rows=map(_shard_row, found)))
+
+
 @click.command(short_help="Ask the holder of CHANNEL to let the next one in.")
 @click.argument("channel")
 @_purpose
@@ -82,6 +98,18 @@ def _leader_row(leader: Leader) -> list[RenderableType]:
         out.text(leader.mode or "", "" if leader.is_held else "bright_black"),
         str(leader.epoch),
         out.age(leader.acquired_at) if leader.is_held else "",
+    ]
+
+
+def _shard_row(shard: Shard) -> list[RenderableType]:
+    return [
+        out.text(shard.queue),
+        str(shard.number),
+        "" if shard.machine_id is None else str(shard.machine_id),
+        out.text("nobody", "bright_black") if shard.name is None else out.text(shard.name),
+        str(shard.epoch),
+        out.age(shard.acquired_at),
+        "" if shard.next_id is None else str(shard.next_id),
     ]
 
 
