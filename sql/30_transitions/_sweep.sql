@@ -1,7 +1,7 @@
 -- All that time alone causes, one bounded pass: the parts take turns, the most urgent first, each
--- doing a piece that takes some ten milliseconds, until nothing is due, each has done p_max, or the
--- time is up: a twentieth of a second, and as much for telling parents. Then one of those that had
--- no turn, by lot, has one nonetheless: so nothing that is always busy can starve what comes after.
+-- doing a piece that takes some ten milliseconds. Every part has one turn, so that none can starve
+-- another; those with more to do have more, until nothing is due, each has done p_max, or a
+-- twentieth of a second is gone. Telling parents may take as long again.
 -- Locks: as its parts; last, once for all, the parents' waiting rows: each SKIP LOCKED, so that a
 -- sweep waits for nobody and any number of them may run at once. A pass with nothing to do writes
 -- nothing.
@@ -21,25 +21,21 @@ declare
   v_parts text[] := array[
     'leases', 'shards', 'deadlines', 'closing', 'scheduled', 'aside', 'keys', 'retention'
   ];
-  v_unseen int := cardinality(v_parts);
   v_done jsonb := '{}';
-  v_at int;
+  v_turns int := cardinality(v_parts);
   v_part text;
   v_step record;
   v_amount int;
   v_tellings perdure._telling[];
-  v_is_late boolean := p_max < 1;
   v_is_capped boolean := false;
   v_has_moved boolean := false;
   v_begun int;
 begin
-  while cardinality(v_parts) > 0 and not v_is_late loop  -- bounded by the time
-    v_is_late := clock_timestamp() >= v_end or coalesce(cardinality(v_tellings), 0) > 200;
-    exit when v_is_late and v_unseen = 0;
-    v_at := case when v_is_late then 1 + floor(random() * v_unseen) else 1 end;
-    v_part := v_parts[v_at];
-    v_parts := v_parts[: v_at - 1] || v_parts[v_at + 1 :];
-    v_unseen := greatest(v_unseen - 1, 0);
+  while cardinality(v_parts) > 0 and p_max > 0 loop  -- bounded by the time
+    exit when v_turns <= 0 and (clock_timestamp() >= v_end or cardinality(v_tellings) > 50);
+    v_turns := v_turns - 1;
+    v_part := v_parts[1];
+    v_parts := v_parts[2:];
     v_amount := coalesce((v_done ->> v_part)::int, 0);
     select s.* into v_step
     from perdure._sweep_part(v_part, p_channels, p_max - v_amount, v_now) as s;
@@ -61,7 +57,9 @@ begin
   moved := coalesce((v_done ->> 'aside')::int, 0);
   forgotten := coalesce((v_done ->> 'keys')::int, 0);
   deleted := coalesce((v_done ->> 'retention')::int, 0);
-  v_begun := perdure._tell(v_tellings, false, v_end + interval '50 milliseconds');
+  v_begun := perdure._tell(
+    v_tellings, false, greatest(v_end, clock_timestamp()) + interval '50 milliseconds'
+  );
   if promoted + recovered + moved + v_begun > 0 then
     perform perdure._notify_ready();
   end if;

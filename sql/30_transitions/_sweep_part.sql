@@ -57,5 +57,5 @@ end
 $$;
 
 comment on function perdure._sweep_part(text, text[], int, timestamptz) is
-'leases, shards, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most p_max;
-is_full: there may be more; tellings: for _tell().';
+'leases, shards, deadlines, closing, scheduled, aside, keys or retention. amount: how many, at most
+p_max; is_full: there may be more; tellings: for _tell().';

@@ -27,7 +27,7 @@ begin
 end
 $$;
 
-comment on procedure perdure.sweep_for(text, interval, interval) is
+comment on procedure perdure.sweep_for is
 'Calls sweep() until nothing is due, at most for `for_time`; each pass is committed. With `every` it
 goes on until the time is up, and pauses that long when nothing is due: for schedulers that know
 minutes only. It cannot be called inside a transaction. Raises what sweep() raises, and QD023.';

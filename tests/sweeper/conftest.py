@@ -12,7 +12,7 @@ import pytest
 from fix_engine import Engine
 from fix_sessions import Sessions
 
-Until = Callable[[Callable[[], Any]], None]
+Until = Callable[..., None]
 
 
 @pytest.fixture
@@ -32,8 +32,8 @@ def sessions(db: str) -> Iterator[Sessions]:
 def until() -> Until:
     """Asks until the answer is true."""
 
-    def ask(is_so: Callable[[], Any]) -> None:
-        end = time.monotonic() + 30
+    def ask(is_so: Callable[[], Any], within: float = 30) -> None:
+        end = time.monotonic() + within
         while not is_so():
             assert time.monotonic() < end, "it did not become true"
             time.sleep(0.01)

@@ -23,7 +23,7 @@ def sweep_all(engine: Engine) -> int:
     deleted = 0
     while True:
         row = engine.row("sweep")
-        deleted += row["deleted"]
+        deleted += int(row["deleted"])
         if not row["more"]:
             return deleted
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -85,11 +86,15 @@ def test_sweep_for_commits_after_each_pass(
     )
     for n in range(3):
         id_ = engine.enqueue(f"later {n}", delay="20 ms")
-        until(lambda id_=id_: engine.room(id_) == "ready")
+        until(partial(_is_ready, engine, id_))
     assert not call.done(), "what it did is seen while it runs"
     assert engine.one("select pg_cancel_backend(%s)", runner.pid)
     with pytest.raises(psycopg.errors.QueryCanceled):
         call.result(timeout=20)
+
+
+def _is_ready(engine: Engine, id_: int) -> bool:
+    return engine.room(id_) == "ready"
 
 
 def test_sweep_for_ends_when_nothing_is_due(engine: Engine) -> None:

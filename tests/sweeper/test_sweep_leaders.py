@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any
 
@@ -295,11 +296,12 @@ def test_an_idle_sweep_writes_nothing_and_locks_nothing(engine: Engine, sessions
         "select count(*) from pg_locks where pid = pg_backend_pid() and locktype = 'relation'"
         " and mode <> 'AccessShareLock'"
     )
-    for sweep in (
+    sweeps: list[Callable[[], Row]] = [
         lead,
         lambda: leader.session.row("sweep"),
         lambda: leader.session.row("sweep", "another"),
-    ):
+    ]
+    for sweep in sweeps:
         sweep()
         before = _wal(watch)
         with conn.transaction():
