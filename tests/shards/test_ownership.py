@@ -231,11 +231,10 @@ def test_a_guard_waits_for_an_assignment_and_is_refused_then(
     shards.make(shards=1)
     one = shards.join()
     (epoch,) = one.acquire().values()
-    shards.engine.value("set_worker_health", one.machine_id, healthy=False)
+    shards.engine.run("update perdure.worker set is_healthy = false")
     other = sessions.open()
-    assert other.value("register_worker", "other", ["q"])
-    with shards.engine.conn.transaction():
-        shards.engine.row("sweep")
+    with other.conn.transaction():
+        assert other.value("register_worker", "other", ["q"])
         call = one.session.later(one.session.value, "guard_shard", one.incarnation, "q", 0, epoch)
         sessions.await_waiting(one.session, call)
     with pytest.raises(psycopg.Error) as caught:

