@@ -10,8 +10,8 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-golden test-matrix coverage bench-latency lint lint-layout lint-bodies lint-python \
-  lint-types format perdure.sql install uninstall clean FORCE
+.PHONY: help demo test test-slow test-golden test-matrix coverage bench-failover bench-latency lint \
+  lint-layout lint-bodies lint-python lint-types format perdure.sql install uninstall clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,6 +34,15 @@ build/perdure.sql: FORCE | build
 build/perdure--$(VERSION).sql: build/perdure.sql FORCE
 	@cat build/perdure.sql tools/extension_tail.sql > $@.$$$$ && mv $@.$$$$ $@
 
+# From 0.1.0, which had no migration: all of them, then what every upgrade applies anew.
+UPDATE := build/perdure--0.1.0--$(VERSION).sql
+REAPPLIED := $(filter-out sql/00_schema/schema.sql sql/20_tables/%,$(SQL))
+
+$(UPDATE): FORCE | build
+	@{ for file in $(MIGRATIONS); do cat $$file; \
+	  echo "insert into perdure.migration (name) values ('$$(basename $$file .sql)');"; \
+	done; cat $(REAPPLIED) tools/extension_tail.sql; } > $@.$$$$ && mv $@.$$$$ $@
+
 build/perdure.control: FORCE | build
 	@sed "s/@VERSION@/$(VERSION)/" tools/perdure.control > $@.$$$$ && mv $@.$$$$ $@
 
@@ -45,10 +54,10 @@ build:
 # Only run by the two goals below: pg_config need not exist for the others.
 EXTENSIONS = $(DESTDIR)$(shell $(PG_CONFIG) --sharedir 2> /dev/null)/extension
 
-install: build/perdure--$(VERSION).sql build/perdure.control ## the extension, where pg_config says; DESTDIR is honoured
+install: build/perdure--$(VERSION).sql $(UPDATE) build/perdure.control ## the extension, where pg_config says; DESTDIR is honoured
 	@$(PG_CONFIG) --sharedir > /dev/null 2>&1 || { echo "make install needs pg_config: put it on PATH, or make install PG_CONFIG=/path/to/pg_config" >&2; exit 1; }
 	install -d "$(EXTENSIONS)"
-	install -m 644 build/perdure.control build/perdure--$(VERSION).sql "$(EXTENSIONS)"
+	install -m 644 build/perdure.control build/perdure--$(VERSION).sql $(UPDATE) "$(EXTENSIONS)"
 
 uninstall: ## remove the extension's files again
 	rm -f "$(EXTENSIONS)"/perdure.control "$(EXTENSIONS)"/perdure--*.sql
@@ -77,6 +86,12 @@ test: $(VENV)/.dev ## set up everything and run the tests, with coverage; TESTS=
 
 coverage: test ## the tests, then the Python lines they did not reach
 	$(BIN)/coverage report
+
+test-slow: $(VENV)/.dev ## the stress of elections for five minutes
+	PERDURE_STRESS_SECONDS=300 $(PYTEST) -s tests/leadership/test_stress.py
+
+bench-failover: $(VENV)/.dev ## how soon another leads after SIGTERM, kill -9, SIGSTOP, a partition (the last as root)
+	$(BIN)/python benchmarks/failover.py
 
 test-golden: $(VENV)/.dev ## the golden scenarios; PERDURE_GOLDEN=path for another file
 	$(PYTEST) -m golden tests

@@ -554,6 +554,12 @@ class Program:
                 assert left > 0, f"no {word!r} within {within} s, but {self.told}"
                 self._news.wait(left)
 
+    def skip(self) -> None:
+        """Only what is told from now on is expected."""
+        with self._news:
+            words = {line.partition(" ")[0] for line in self.told}
+            self._read = dict.fromkeys(words, len(self.told))
+
     def say(self, line: str) -> None:
         """One line to its standard input."""
         assert self._process.stdin is not None

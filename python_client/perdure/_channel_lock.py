@@ -66,10 +66,9 @@ class _Shared:
         if (seat := self.seats.get(channel)) is not None:
             seat.changed(epoch)
 
-    def _released(self, channel: str | None) -> None:
-        for seat in self._all():
-            if channel in (None, seat.channel):
-                seat.released()
+    def _released(self, channel: str) -> None:
+        if (seat := self.seats.get(channel)) is not None:
+            seat.released()
 
     def _refused(self, channel: str) -> None:
         if (seat := self.seats.get(channel)) is not None:

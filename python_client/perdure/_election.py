@@ -76,9 +76,9 @@ class Election:
     """Stands for channels from the first `stand` on; its methods may be called by any thread.
 
     `on_change(channel, epoch or None)` is called from the election's thread whenever leadership
-    begins or ends; `on_release(channel)` when anybody gave a channel back (None: too many to name
-    them), `on_refused(channel)` when somebody else was found to lead, `on_error(error)` when the
-    connection could not be had or was lost. All have to return at once: leadership is not
+    begins or ends; `on_release(channel)` when anybody gave a channel back, `on_refused(channel)`
+    when somebody else was found to lead, `on_error(error)` when the connection could not be had or
+    was lost. All have to return at once: leadership is not
     confirmed meanwhile. Behind a pooler leases stand in for session locks, and only its own
     releases are heard of.
     """
@@ -93,7 +93,7 @@ class Election:
         retry: float = 0.25,
         lease_ttl: float | None = None,
         on_change: Callable[[str, int | None], object] = lambda *_: None,
-        on_release: Callable[[str | None], object] = lambda _: None,
+        on_release: Callable[[str], object] = lambda _: None,
         on_refused: Callable[[str], object] = lambda _: None,
         on_error: Callable[[Exception], object] = lambda _: None,
     ) -> None:
@@ -465,8 +465,8 @@ class Election:
                     if event.is_about(channel):
                         soon = now + random.uniform(0, _RELEASE_JITTER)
                         candidacy.ask_at = min(candidacy.ask_at, soon)
-            for released in event.channels or (None,):
-                self._tell(self._on_release, released)
+            for channel in event.channels or ():
+                self._tell(self._on_release, channel)
 
     # Forks
 

@@ -4,7 +4,7 @@ create or replace function perdure.version() returns text
 language sql
 immutable
 parallel safe
-return '0.1.0';
+return '0.2.0';
 
 comment on function perdure.version() is
 'Version of the installed schema, major.minor.patch. A client of the same major.minor fits.';

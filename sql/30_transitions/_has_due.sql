@@ -6,6 +6,7 @@ language sql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set enable_sort = off
 set jit = off
 as $$
   select exists (
@@ -25,6 +26,7 @@ as $$
     cross join lateral (  -- one probe where no shard has anything
       select from perdure.ready as r
       where r.queue = q.name and r.shard is not null and not r.is_held and not r.is_aside
+      order by r.shard
       limit 1
     ) as any_shard
     cross join lateral (
@@ -35,7 +37,9 @@ as $$
     ) as own
     cross join lateral (
       select from perdure.ready as r
-      where r.queue = q.name and r.shard = own.number and not r.is_held and not r.is_aside
+      where r.queue = q.name and r.shard >= own.number and r.shard <= own.number
+        and not r.is_held and not r.is_aside
+      order by r.shard
       limit 1
     ) as r
   )

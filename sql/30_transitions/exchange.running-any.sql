@@ -89,11 +89,21 @@ begin
   limit 1;
   more := v_made > 0 or coalesce(more, false);
   wake := v_made + coalesce(v_rest, 0) > 0 and (
-    exists (select from perdure.ready as r where not r.is_aside and r.shard is null)
-    or exists (
-      select from perdure.ready as r where r.shard is not null and not r.is_held and not r.is_aside
-    )
-  ) or v_next is not null and exists (select from perdure.ready as r where r.id = any(v_next));
+    -- ordered, so that no other index is read past rows that are set aside or held
+    select r.id
+    from perdure.ready as r
+    where not r.is_aside and r.shard is null
+    order by r.queue, r.priority, r.start_at, r.id
+    limit 1
+  ) is not null or v_made + coalesce(v_rest, 0) > 0 and (
+    select r.id
+    from perdure.ready as r
+    where r.shard is not null and not r.is_held and not r.is_aside
+    order by r.queue, r.shard, r.id
+    limit 1
+  ) is not null or v_next is not null and exists (
+    select from perdure.ready as r where r.id = any(v_next)
+  );
 end
 $$;
 

@@ -20,8 +20,8 @@ begin
   perform perdure._require_primary();
   perform perdure._require_read_committed();
   perform perdure._require_channels(channels, elect.purpose);
-  if holder is null or elect.mode not in ('session', 'lease')
-    or ttl not between '100 milliseconds' and '1 day'
+  if holder is null or (elect.mode in ('session', 'lease')) is not true
+    or (ttl between '100 milliseconds' and '1 day') is not true
     or perdure._is_name(elect.name) is false
   then
     raise exception 'an election needs a holder, a mode (session, lease), a ttl of 100 ms to 1 day'
@@ -47,9 +47,7 @@ begin
     if current_setting('synchronous_commit') = 'off' then
       perform set_config('synchronous_commit', 'on', true);  -- no epoch is given twice
     end if;
-    perform perdure._notify(jsonb_build_object(
-      'event', 'elected', 'purpose', elect.purpose, 'channels', v_elected
-    ));
+    perform perdure._tell_channels('elected', elect.purpose, v_elected);
   elsif elect.mode = 'lease' then
     perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
   end if;

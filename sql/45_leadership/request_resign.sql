@@ -11,9 +11,7 @@ as $$
 begin
   perform perdure._require_read_committed();
   perform perdure._require_channels(channels, request_resign.purpose);
-  perform perdure._notify(jsonb_build_object(
-    'event', 'resign_please', 'purpose', request_resign.purpose, 'channels', channels
-  ));
+  perform perdure._tell_channels('resign_please', request_resign.purpose, channels);
   update perdure.leader as l
   set is_unwanted = true
   where l.purpose = request_resign.purpose and l.channel = any(channels) and l.mode = 'lease'

@@ -34,9 +34,7 @@ begin
     return next;
   end loop;
   if cardinality(v_released) > 0 then
-    perform perdure._notify(jsonb_build_object(
-      'event', 'released', 'purpose', resign.purpose, 'channels', v_released
-    ));
+    perform perdure._tell_channels('released', resign.purpose, v_released);
   end if;
 end
 $$;

@@ -13,6 +13,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set jit = off
 as $$
 declare
@@ -27,8 +28,10 @@ begin
     cross join lateral (
       select x.id
       from perdure.ready as x
-      where x.queue = k.queue and x.shard_key = k.shard_key and x.is_held
-      order by x.queue, x.shard_key, x.id
+      -- a range of one key, as in _look
+      where x.queue = k.queue and x.shard_key >= k.shard_key and x.shard_key <= k.shard_key
+        and x.is_held
+      order by x.shard_key, x.id
       limit 1
     ) as r
     where (  -- a probe each

@@ -14,6 +14,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set jit = off
 as $$
 declare
@@ -40,10 +41,12 @@ begin
     cross join lateral (
       select x.id, x.shard, x.shard_key, x.bytes
       from perdure.ready as x
-      where x.queue = p_queue and x.shard = s.number and x.id > s.after
+      -- a range of one shard: were it an equality, the primary key would give the order too, and
+      -- be read from its beginning
+      where x.queue = p_queue and (x.shard, x.id) > (s.number, s.after) and x.shard <= s.number
         and not x.is_held and not x.is_aside
         and (p_tasks is null or x.task = any(p_tasks))
-      order by x.queue, x.shard, x.id
+      order by x.shard, x.id
       limit p_each
     ) as r
   ) as l;

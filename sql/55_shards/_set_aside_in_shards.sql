@@ -12,6 +12,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
+set enable_sort = off
 set jit = off
 as $$
 declare
@@ -20,10 +21,13 @@ declare
   v_ids bigint[];
   v_keys text[];
 begin
-  if v_shards is null or not exists (
-    select from perdure.ready as r
+  if v_shards is null or (
+    select r.id
+    from perdure.ready as r
     where r.queue = p_queue and r.shard is not null and not r.is_held and not r.is_aside
-  ) then
+    order by r.queue, r.shard
+    limit 1
+  ) is null then
     return 0;
   end if;
   foreach v_each in array array[1000, p_max] loop
@@ -33,9 +37,9 @@ begin
       cross join lateral (
         select r.id, r.task
         from perdure.ready as r
-        where r.queue = p_queue and r.shard = s.number
+        where r.queue = p_queue and r.shard >= s.number and r.shard <= s.number
           and not r.is_held and not r.is_aside
-        order by r.queue, r.shard, r.id
+        order by r.shard, r.id
         limit greatest(1, v_each / v_shards)
       ) as h
       where s.queue = p_queue and h.task <> all(p_known)

@@ -45,11 +45,14 @@ begin
       where o.worker_id = p_worker_id and o.queue = p_queue
       order by o.number < v_first, o.number
     ) as s
-    where exists (
-      select from perdure.ready as r
-      where r.queue = p_queue and r.shard = s.number and not r.is_held and not r.is_aside
-      offset 0  -- a probe each
-    )
+    where (  -- a probe each, as in _look
+      select r.id
+      from perdure.ready as r
+      where r.queue = p_queue and r.shard >= s.number and r.shard <= s.number
+        and not r.is_held and not r.is_aside
+      order by r.shard, r.id
+      limit 1
+    ) is not null
     limit v_most
   );
   v_is_cut := cardinality(v_shards) = v_most;

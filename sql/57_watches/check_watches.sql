@@ -41,7 +41,6 @@ as $$
         when t.tgtype <> case w.operation when 'insert' then 4 when 'delete' then 8 else 16 end
           or t.tgargs <> convert_to(w.id::text, 'UTF8') || '\x00'
           or t.tgqual is not null
-          or cardinality(t.tgattr::int2[]) > 0
           or t.tgnewtable is distinct from case
             when w.operation <> 'delete' then 'perdure_new'
           end

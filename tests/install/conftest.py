@@ -2,15 +2,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
 
 from fix_server import Server
+from perdure import _schema
 
 ROOT = Path(__file__).resolve().parents[2]
+RELEASE = Path(__file__).parent / "release-0.1.0.sql"
 
 Catalogue = dict[tuple[str, str], str]
 
@@ -31,6 +33,24 @@ def catalogue() -> Callable[[str], Catalogue]:
             return {(kind, name): text for kind, name, text in conn.execute(query)}
 
     return describe
+
+
+@pytest.fixture
+def release(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of the texts that a test may change into those of a later release."""
+    for folder in ("sql", "migrations"):
+        shutil.copytree(root / folder, tmp_path / folder)
+    monkeypatch.setattr(_schema, "_root", lambda: tmp_path)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def released(server: Server) -> Iterator[str]:
+    """A database with the schema of 0.1.0, as its `make perdure.sql` built it: to be copied."""
+    with server.database("template0") as dsn:
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            conn.execute(RELEASE.read_bytes())
+        yield dsn
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -17,27 +16,22 @@ from perdure.errors import ClientNewer, PerdureError, SchemaNewer
 
 Describe = Callable[[str], dict[tuple[str, str], str]]
 
-
-@pytest.fixture
-def release(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the texts that a test may change into those of a later release."""
-    for folder in ("sql", "migrations"):
-        shutil.copytree(root / folder, tmp_path / folder)
-    monkeypatch.setattr(_schema, "_root", lambda: tmp_path)
-    return tmp_path
+VERSION = _schema.client_version()
+MAJOR, MINOR, _PATCH = map(int, VERSION.split("."))
+NEXT = f"{MAJOR}.{MINOR + 1}.0"
+MIGRATIONS = tuple(_schema.migrations())
 
 
 def _set_version(release: Path, version: str) -> None:
     file = release / "sql" / "00_schema" / "version.sql"
-    file.write_text(file.read_text().replace(_schema.client_version(), version))
+    file.write_text(file.read_text().replace(VERSION, version))
 
 
 def test_twice_changes_nothing(bare_db: str, connect: Connect, catalogue: Describe) -> None:
     conn = connect(bare_db)
-    version = _schema.client_version()
-    assert _schema.migrate(conn) == _schema.Migrated(None, version, ())
+    assert _schema.migrate(conn) == _schema.Migrated(None, VERSION, MIGRATIONS)
     first = catalogue(bare_db)
-    assert _schema.migrate(conn) == _schema.Migrated(version, version, ())
+    assert _schema.migrate(conn) == _schema.Migrated(VERSION, VERSION, ())
     assert catalogue(bare_db) == first
 
 
@@ -57,17 +51,17 @@ def test_what_was_dropped_or_changed_by_hand_is_put_right(
     _schema.migrate(conn)
     wanted = catalogue(bare_db)
     conn.execute(
-        """
+        f"""
         drop function perdure.version();
         create function perdure.version(x int) returns text language sql as 'select ''0''';
-        create function perdure.version() returns text language sql as 'select ''0.1.0''';
+        create function perdure.version() returns text language sql as 'select ''{VERSION}''';
         create function perdure.left_over() returns int language sql as 'select 1';
         create procedure perdure.left_over(x int) language sql as 'select 1';
         create view perdure.left_behind as select 1 as x;
         drop function perdure.cancel(bigint, text);
         create function perdure.cancel(x bigint, y text) returns int language sql as 'select 1';
         grant execute on all functions in schema perdure to public;
-        """
+        """.encode()
     )
     _schema.migrate(conn)
     assert catalogue(bare_db) == wanted
@@ -80,18 +74,19 @@ def test_a_migration_runs_once_and_is_recorded(
     _schema.migrate(conn)
     conn.execute("select perdure.enqueue('a')")
 
-    _set_version(release, "0.2.0")
+    _set_version(release, NEXT)
     table = release / "sql" / "20_tables" / "zebra.sql"
     table.write_text(
         "-- Stripes.\n\ncreate table perdure.zebra (id int primary key, stripes int);\n"
     )
-    (release / "migrations" / "0001_zebra.sql").write_text(
+    (release / "migrations" / "9001_zebra.sql").write_text(
         "create table perdure.zebra (id int primary key);\n"
         "alter table perdure.zebra add column stripes int;\n"
     )
-    assert _schema.migrate(conn) == _schema.Migrated("0.1.0", "0.2.0", ("0001_zebra",))
-    assert _schema.migrate(conn) == _schema.Migrated("0.2.0", "0.2.0", ())
-    assert conn.execute("select name from perdure.migration").fetchall() == [("0001_zebra",)]
+    assert _schema.migrate(conn) == _schema.Migrated(VERSION, NEXT, ("9001_zebra",))
+    assert _schema.migrate(conn) == _schema.Migrated(NEXT, NEXT, ())
+    names = conn.execute("select name from perdure.migration order by 1").fetchall()
+    assert names == [(name,) for name in (*MIGRATIONS, "9001_zebra")]
     assert conn.execute("select count(*) from perdure.executions").fetchone() == (1,)
 
     with server.database("template0") as fresh:
@@ -108,13 +103,13 @@ def test_a_failing_migration_leaves_everything_as_it_was(
     conn = connect(bare_db)
     _schema.migrate(conn)
     before = catalogue(bare_db)
-    _set_version(release, "0.2.0")
-    (release / "migrations" / "0001_good.sql").write_text("create table perdure.good (id int);\n")
-    (release / "migrations" / "0002_bad.sql").write_text("select 1 / 0;\n")
+    _set_version(release, NEXT)
+    (release / "migrations" / "9001_good.sql").write_text("create table perdure.good (id int);\n")
+    (release / "migrations" / "9002_bad.sql").write_text("select 1 / 0;\n")
     with pytest.raises(psycopg.errors.DivisionByZero):
         _schema.migrate(conn)
     assert catalogue(bare_db) == before
-    assert conn.execute("select perdure.version()").fetchone() == ("0.1.0",)
+    assert conn.execute("select perdure.version()").fetchone() == (VERSION,)
 
 
 def test_what_others_built_upon_is_not_torn_down(
@@ -148,7 +143,7 @@ def test_concurrent_migrators_wait_for_one_another(bare_db: str, connect: Connec
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(each.before or "" for each in found) == ["", *["0.1.0"] * 3]
+    assert sorted(each.before or "" for each in found) == ["", *[VERSION] * 3]
 
 
 def test_a_locked_table_stops_a_migration_instead_of_the_database(
@@ -156,21 +151,21 @@ def test_a_locked_table_stops_a_migration_instead_of_the_database(
 ) -> None:
     conn = connect(bare_db)
     _schema.migrate(conn)
-    (release / "migrations" / "0001_x.sql").write_text("alter table perdure.task add x int;\n")
+    (release / "migrations" / "9001_x.sql").write_text("alter table perdure.task add x int;\n")
     holder = connect(bare_db, autocommit=False)
     holder.execute("select * from perdure.task")
     with pytest.raises(psycopg.errors.LockNotAvailable):
         _schema.migrate(conn, lock_timeout_ms=50)
     holder.rollback()
-    assert _schema.migrate(conn).migrations == ("0001_x",)
+    assert _schema.migrate(conn).migrations == ("9001_x",)
 
 
 @pytest.mark.parametrize(
     ("installed", "error", "advice"),
     [
-        ("0.2.0", SchemaNewer, "upgrade the client"),
-        ("1.0.0", SchemaNewer, "upgrade the client"),
-        ("0.0.9", ClientNewer, "upgrade the schema"),
+        (NEXT, SchemaNewer, "upgrade the client"),
+        (f"{MAJOR + 1}.0.0", SchemaNewer, "upgrade the client"),
+        (f"{MAJOR}.{MINOR - 1}.99", ClientNewer, "upgrade the schema"),
         (None, ClientNewer, "perdure migrate"),
     ],
 )
@@ -189,14 +184,14 @@ def test_a_mismatch_says_which_side_to_upgrade(
 def test_a_patch_release_fits(bare_db: str, connect: Connect) -> None:
     conn = connect(bare_db)
     _schema.migrate(conn)
-    _install_version(conn, "0.1.99")
+    _install_version(conn, f"{MAJOR}.{MINOR}.99")
     _schema.check_version(conn)
 
 
 def test_migrate_does_not_go_back(bare_db: str, connect: Connect) -> None:
     conn = connect(bare_db)
     _schema.migrate(conn)
-    _install_version(conn, "0.1.99")
+    _install_version(conn, f"{MAJOR}.{MINOR}.99")
     with pytest.raises(SchemaNewer, match="upgrade the client"):
         _schema.migrate(conn)
 

@@ -15,6 +15,7 @@ import pytest
 
 from fix_server import Connect, Server
 from perdure import _schema
+from perdure.errors import PerdureError
 
 Catalogue = dict[tuple[str, str], str]
 Describe = Callable[[str], Catalogue]
@@ -57,8 +58,7 @@ def extension(make: Callable[..., str], programs: Path) -> Iterator[None]:
     pg_config = programs / "pg_config"
     if not pg_config.exists():
         pytest.skip(f"the server's programs have no pg_config: {programs}")
-    shared = subprocess.check_output([pg_config, "--sharedir"], text=True).strip()
-    target = Path(shared) / "extension"
+    target = _folder_of_extensions(programs)
     if not os.access(target, os.W_OK):
         pytest.skip(f"{target} is not writable for this user")
     with (Path(tempfile.gettempdir()) / f"perdure-test-{os.getuid()}.lock").open("w") as lock:
@@ -71,6 +71,24 @@ def extension(make: Callable[..., str], programs: Path) -> Iterator[None]:
         finally:
             make("uninstall", f"PG_CONFIG={pg_config}")
         assert not list(target.glob("perdure*"))
+
+
+def _restore(programs: Path, source: str, target: str) -> None:
+    dumped = subprocess.run(
+        [programs / "pg_dump", source], capture_output=True, text=True, check=True
+    ).stdout
+    subprocess.run(
+        [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", target],
+        input=dumped,
+        text=True,
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+
+
+def _folder_of_extensions(programs: Path) -> Path:
+    shared = subprocess.check_output([programs / "pg_config", "--sharedir"], text=True).strip()
+    return Path(shared) / "extension"
 
 
 @pytest.mark.usefixtures("extension")
@@ -88,20 +106,49 @@ def test_the_extension_gives_the_same_catalogue_and_keeps_its_rows(
 
         # a dump has the executions, and their numbers go on
         conn.execute("select perdure.enqueue('a'), perdure.enqueue('b', delay => '1 hour')")
-        dumped = subprocess.run(
-            [programs / "pg_dump", dsn], capture_output=True, text=True, check=True
-        ).stdout
-        subprocess.run(
-            [programs / "psql", "-X", "-q", "-v", "ON_ERROR_STOP=1", "-d", restored],
-            input=dumped,
-            text=True,
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        _restore(programs, dsn, restored)
         again = connect(restored)
         query = "select task, status, input from perdure.executions order by id"
         assert again.execute(query).fetchall() == conn.execute(query).fetchall()
         assert again.execute("select perdure.enqueue('c')").fetchone() == (3,)
+
+
+@pytest.mark.usefixtures("extension")
+def test_the_extension_of_0_1_0_becomes_this_one(
+    server: Server,
+    migrated: Catalogue,
+    catalogue: Describe,
+    connect: Connect,
+    programs: Path,
+    root: Path,
+) -> None:
+    release = root / "tests" / "install" / "release-0.1.0.sql"
+    tail = root / "tools" / "extension_tail.sql"
+    old = _folder_of_extensions(programs) / "perdure--0.1.0.sql"
+    old.write_text(release.read_text() + tail.read_text())
+    with server.database("template0") as dsn, server.database("template0") as restored:
+        conn = connect(dsn)
+        conn.execute("create extension perdure version '0.1.0'")
+        conn.execute("select perdure.enqueue('a'), perdure.enqueue('b', delay => '1 hour')")
+        with pytest.raises(PerdureError, match="alter extension perdure update"):
+            _schema.migrate(conn)
+
+        conn.execute("alter extension perdure update")
+        assert catalogue(dsn) == migrated
+        assert _schema.migrate(conn).before == _schema.client_version()
+        assert connect(dsn).execute("select perdure.enqueue('c')").fetchone() == (3,)
+
+        # a dump has what the new tables hold, and nothing that CREATE EXTENSION writes itself
+        conn.execute("select perdure.shard_queue('q')")
+        _restore(programs, dsn, restored)
+        again = connect(restored)
+        for table in ("execution", "ready", "scheduled", "shard_queue", "shard", "retention"):
+            query = f"select t::text from perdure.{table} as t order by 1".encode()
+            assert again.execute(query).fetchall() == conn.execute(query).fetchall() != []
+
+        # all of it belongs to the extension
+        conn.execute("drop extension perdure")
+        assert conn.execute("select to_regnamespace('perdure')").fetchone() == (None,)
 
 
 @pytest.mark.usefixtures("extension")
@@ -126,7 +173,12 @@ def test_make_install_honours_destdir(
         pytest.skip(f"the server's programs have no pg_config: {programs}")
     make("install", f"PG_CONFIG={pg_config}", f"DESTDIR={tmp_path}")
     found = {path.name for path in tmp_path.rglob("extension/*")}
-    assert found == {"perdure.control", f"perdure--{_schema.client_version()}.sql"}
+    version = _schema.client_version()
+    assert found == {
+        "perdure.control",
+        f"perdure--{version}.sql",
+        f"perdure--0.1.0--{version}.sql",
+    }
     make("uninstall", f"PG_CONFIG={pg_config}", f"DESTDIR={tmp_path}")
     assert not list(tmp_path.rglob("extension/*"))
 

@@ -39,7 +39,7 @@ def test_one_of_a_key_at_a_time_by_id(
 ) -> None:
     shards.make(shards=6, on_retry=on_retry)
     play = Play(sessions)
-    players = [
+    players: list[tuple[Any, Any]] = [
         *((_work, 0.0), (_work, 0.03), (_work, 0.03)),
         *((_produce, 0), (_produce, 1), (_sweep, None), (_operate, None), (_watch, None)),
     ]

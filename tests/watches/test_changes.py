@@ -305,6 +305,7 @@ def test_a_column_that_the_table_lost_counts_as_changed(engine: Engine) -> None:
             [("insert", None, 2), ("update", 1, 1)],
         ),
         ("old.amount > 1", [("update", 2, 2), ("delete", 2, None)]),
+        ("old.status like 'n%' /* %s %1$I */", [("update", 1, 1)]),
         ("old is null", [("insert", None, 1), ("insert", None, 2)]),
         ("new is null", [("delete", 1, None), ("delete", 2, None)]),
         ("new.id in (select o.id from public.orders as o where o.amount > 100)", []),

@@ -17,7 +17,6 @@ from fix_server import Connect
 from perdure import App
 from perdure.testing import working
 
-
 Conn = psycopg.Connection[Any]
 Start = Callable[..., Program]
 
