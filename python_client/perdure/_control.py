@@ -68,6 +68,7 @@ class Control:
         self._incarnation: UUID | None = None
         self._mode = ""
         self._waiting: list[Future[UUID]] = []
+        self._failure: Exception | None = None  # why the thread ended before it ever registered
         self._is_over = False
         self._is_stopping = False
         self._wakes_others = False
@@ -84,6 +85,9 @@ class Control:
         with self._guard:
             if self._incarnation is not None and self._incarnation != instead_of:
                 future.set_result(self._incarnation)
+                return future
+            if self._failure is not None:
+                future.set_exception(self._failure)
                 return future
             self._waiting.append(future)
             self._is_over = self._incarnation is not None
@@ -117,12 +121,14 @@ class Control:
             except WorkerGone:
                 with self._guard:
                     self._incarnation = None
-            except (psycopg.Error, PerdureError, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread the worker is dead
                 if not was_known:
                     self._fail(error)
                     break
-                level = logging.WARNING if self.is_hearing else logging.DEBUG
-                log.log(level, "control session: %s", str(error).partition("\n")[0])
+                is_defect = not isinstance(error, psycopg.Error | PerdureError | OSError)
+                level = logging.WARNING if self.is_hearing or is_defect else logging.DEBUG
+                reason = str(error).partition("\n")[0]
+                log.log(level, "control session: %s", reason, exc_info=is_defect)
                 self.is_hearing = False
                 self._direct.hang_up()
                 with contextlib.suppress(psycopg.Error):
@@ -185,6 +191,7 @@ class Control:
         if isinstance(error, psycopg.OperationalError):
             error = CannotConnect(f"cannot connect to the database: {error}")
         with self._guard:
+            self._failure = error
             waiting, self._waiting = self._waiting, []
         for future in waiting:
             future.set_exception(error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +13,10 @@ from typing import Any
 import psycopg
 import pytest
 
-from fix_app import WorkerProcess, eventually
-from perdure import App
+from fix_app import PATIENCE, WorkerProcess, eventually
+from perdure import App, Worker
+from perdure._direct import Direct
+from perdure.errors import CannotConnect
 from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
@@ -158,3 +161,37 @@ def test_machine_ids_are_the_smallest_free_ones(app: App, start_worker: Start, c
         time.sleep(0.01)
     start("another queue")
     assert machine_ids(conn) == [1, 2, 3]
+
+
+async def test_a_direct_way_that_leads_nowhere_ends_the_worker_with_the_reason(app: App) -> None:
+    app.task(name="x")(lambda: None)
+    worker = Worker(app, direct_dsn="host=/nowhere", install_signals=False)
+    with pytest.raises(CannotConnect, match="/nowhere"):
+        await asyncio.wait_for(worker.run(), PATIENCE)
+
+
+async def test_a_defect_ends_neither_the_signs_of_life_nor_the_sweeps(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.task(name="x")(lambda: None)
+    real = Direct.wait
+    broken: set[str] = set()
+
+    def wait(self: Direct, timeout: float) -> Any:
+        thread = threading.current_thread().name
+        if thread not in broken and self.is_open and time.monotonic() > broken_from:
+            broken.add(thread)
+            raise ValueError("a defect")
+        return real(self, timeout)
+
+    monkeypatch.setattr(Direct, "wait", wait)
+    broken_from = float("inf")
+    async with working(app) as worker:
+        await eventually(worker._sweeper.led)
+        broken_from = 0.0
+        worker._control.wake_others()
+        await eventually(lambda: {"perdure-control", "perdure-sweeper"} <= broken)
+        await eventually(lambda: worker._control.is_hearing)
+        asleep = await app.enqueue("x", sleeping=True, key="k", timeout=0.1)
+        assert (await asleep.wait(10)).status == "timed_out"
+    assert caplog.text.count("ValueError: a defect") >= 2
