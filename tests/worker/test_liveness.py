@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
 import threading
 import time
@@ -12,6 +13,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from fix_app import PATIENCE, WorkerProcess, eventually
 from perdure import App, Worker
@@ -195,3 +197,26 @@ async def test_a_defect_ends_neither_the_signs_of_life_nor_the_sweeps(
         asleep = await app.enqueue("x", sleeping=True, key="k", timeout=0.1)
         assert (await asleep.wait(10)).status == "timed_out"
     assert caplog.text.count("ValueError: a defect") >= 2
+
+
+async def test_the_public_functions_are_all_that_a_worker_needs(db: str, conn: Conn) -> None:
+    role = f"perdure_test_worker_{os.getpid()}"
+    conn.execute(f"create role {role} login".encode())
+    conn.execute(f"grant usage on schema perdure to {role}".encode())
+    public = conn.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'perdure'::regnamespace and proname !~ '^_'"
+    ).fetchall()
+    for (function,) in public:
+        conn.execute(f"grant execute on routine {function} to {role}".encode())
+    app = App(make_conninfo(db, user=role))
+    app.task(name="x")(lambda: None)
+    try:
+        async with working(app) as worker:
+            await eventually(worker._sweeper.led)
+            assert worker._control.is_hearing
+            assert await (await app.enqueue("x")).result(PATIENCE) is None
+    finally:
+        await app.close()
+        conn.execute(f"drop owned by {role}".encode())
+        conn.execute(f"drop role {role}".encode())
