@@ -167,7 +167,8 @@ class Control:
             self._incarnation, self._is_over = incarnation, False
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            future.set_result(incarnation)
+            if future.set_running_or_notify_cancel():
+                future.set_result(incarnation)
         self._hear(Event("ready"))  # what was told before now went unheard
         self._hear(Event("gone"))
 
@@ -194,7 +195,8 @@ class Control:
             self._failure = error
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
 
 def _about_this_process() -> dict[str, Any]:
