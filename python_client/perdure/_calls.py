@@ -267,6 +267,12 @@ def watch_client(every: float) -> Call[None]:
     return Call(statement, [str(max(1, round(every * 1000)))], _nothing)
 
 
+def limit_silence(ttl: float) -> Call[None]:
+    """Has the server hang up, also in the middle of an answer, on who takes nothing for so long."""
+    statement: LiteralString = "select set_config('tcp_user_timeout', %s, false)"
+    return Call(statement, [str(max(1, round(ttl * 1000)))], _nothing)
+
+
 def listen() -> Call[None]:
     return Call("listen perdure", [], _nothing)
 

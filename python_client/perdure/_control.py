@@ -60,9 +60,8 @@ class Control:
         self._registration = registration
         self._hear = hear
         # the server's patience ends a little earlier: a sweep needs its time too
-        self._direct = Direct(
-            dsn, "perdure control", ttl=registration.ttl - min(0.5, registration.ttl / 4)
-        )
+        self.patience = registration.ttl - min(0.5, registration.ttl / 4)
+        self._direct = Direct(dsn, "perdure control", ttl=self.patience)
         self._thread = threading.Thread(target=self._run, name="perdure-control", daemon=True)
         self._guard = threading.Lock()
         self._incarnation: UUID | None = None

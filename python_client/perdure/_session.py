@@ -47,6 +47,9 @@ class Session:
         """Connects, and begins or resumes; returns the leases still held: id to token."""
         await self._disconnect()
         self._connection = await connect(_dsn.resolve(self._dsn), "perdure worker")
+        if self._connection.prepare_threshold is not None:  # no pooler is in between
+            # a claim whose answer nobody takes would keep the worker's row locked: not given up
+            await self._run(_calls.limit_silence(self._control.patience))
         former = self._worker
         if former is None:
             await self._run(_calls.define_tasks(self._tasks))
