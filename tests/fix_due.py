@@ -34,7 +34,8 @@ def lease_of_a_dead_worker(engine: Engine, sessions: Sessions) -> IsDone:
     session = sessions.open()
     id_ = session.start("dies").id
     engine.lose_worker(session.conn)
-    return lambda: (engine.room(id_), engine.get(id_)["crashes"]) == ("ready", 1)
+    back = "select from perdure.ready where id = %s and crashes = 1"
+    return lambda: bool(engine.query(back, id_))
 
 
 def attempt_that_takes_too_long(engine: Engine, sessions: Sessions) -> IsDone:
@@ -82,7 +83,7 @@ def cancel_that_was_too_large(engine: Engine, sessions: Sessions) -> IsDone:
 
 def delayed_execution(engine: Engine, sessions: Sessions) -> IsDone:
     id_ = engine.enqueue("later", delay="100 ms")
-    return lambda: engine.room(id_) == "ready"
+    return lambda: bool(engine.query("select from perdure.ready where id = %s", id_))
 
 
 def key_kept_for_a_while(engine: Engine, sessions: Sessions) -> IsDone:
@@ -108,7 +109,7 @@ def old_history(engine: Engine, sessions: Sessions) -> IsDone:
 
 # History first: it has the lower ids.
 DUE: tuple[Due, ...] = (
-    *(old_history, lease_of_a_dead_worker, attempt_that_takes_too_long, deadline),
-    *(deadline_of_a_tree, time_out_of_a_sleeper, children_that_ended_untold),
+    *(old_history, children_that_ended_untold, lease_of_a_dead_worker),
+    *(attempt_that_takes_too_long, deadline, deadline_of_a_tree, time_out_of_a_sleeper),
     *(cancel_that_was_too_large, delayed_execution, key_kept_for_a_while),
 )

@@ -15,8 +15,12 @@ left join perdure.worker as w on w.id = s.worker_id
 left join lateral (
   select r.id
   from perdure.ready as r
-  where r.queue = s.queue and r.shard >= s.number and r.shard <= s.number
-    and not r.is_held and not r.is_aside
+  where
+    r.queue = s.queue
+    and r.shard >= s.number  -- a range of one, as in _look
+    and r.shard <= s.number
+    and not r.is_held
+    and not r.is_aside
   order by r.shard, r.id
   limit 1
 ) as n on true;

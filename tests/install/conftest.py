@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ from fix_server import Server
 from perdure import _schema
 
 ROOT = Path(__file__).resolve().parents[2]
-RELEASE = Path(__file__).parent / "release-0.1.0.sql"
+RELEASE = Path(__file__).parent / "release-0.1.0.sql.gz"
 
 Catalogue = dict[tuple[str, str], str]
 
@@ -45,11 +46,17 @@ def release(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path
 
 
 @pytest.fixture(scope="session")
-def released(server: Server) -> Iterator[str]:
-    """A database with the schema of 0.1.0, as its `make perdure.sql` built it: to be copied."""
+def release_text() -> bytes:
+    """The schema of 0.1.0, as its `make perdure.sql` built it."""
+    return gzip.decompress(RELEASE.read_bytes())
+
+
+@pytest.fixture(scope="session")
+def released(server: Server, release_text: bytes) -> Iterator[str]:
+    """A database with the schema of 0.1.0: to be copied."""
     with server.database("template0") as dsn:
         with psycopg.connect(dsn, autocommit=True) as conn:
-            conn.execute(RELEASE.read_bytes())
+            conn.execute(release_text)
         yield dsn
 
 

@@ -14,7 +14,8 @@ select
   'column',
   c.oid::regclass::text || '.' || a.attname,
   concat_ws(
-    '|', row_number() over (partition by c.oid order by a.attnum), format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
+    '|', row_number() over (partition by c.oid order by a.attnum),
+    format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity, a.attgenerated,
     pg_get_expr(d.adbin, d.adrelid), a.attcollation::regcollation,
     col_description(c.oid, a.attnum)
   )

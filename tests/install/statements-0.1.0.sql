@@ -19,7 +19,8 @@ select
   headers::text, created_at, start_at, started_at, expires_at, finished_at, deadline_at,
   max_attempts, timeout
 from perdure.executions
-where ($1::text is null or status = $2)
+where
+  ($1::text is null or status = $2)
   and ($3::text is null or task = $4)
   and ($5::text is null or queue = $6)
   and ($7::bigint is null or parent_id = $8)

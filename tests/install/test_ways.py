@@ -121,11 +121,11 @@ def test_the_extension_of_0_1_0_becomes_this_one(
     connect: Connect,
     programs: Path,
     root: Path,
+    release_text: bytes,
 ) -> None:
-    release = root / "tests" / "install" / "release-0.1.0.sql"
     tail = root / "tools" / "extension_tail.sql"
     old = _folder_of_extensions(programs) / "perdure--0.1.0.sql"
-    old.write_text(release.read_text() + tail.read_text())
+    old.write_bytes(release_text + tail.read_bytes())
     with server.database("template0") as dsn, server.database("template0") as restored:
         conn = connect(dsn)
         conn.execute("create extension perdure version '0.1.0'")

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable
 from queue import Queue
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -365,6 +366,54 @@ def test_without_another_who_wants_it_the_holder_is_elected_again(
     assert acquired.get(timeout=5) == 1
     conn.execute("select perdure.request_resign('{news}')")
     assert acquired.get(timeout=5) == 2
+
+
+def test_g17_of_a_hundred_releases_a_hundred_are_heard_while_channels_come_and_go(
+    db: str, conn: psycopg.Connection[Any]
+) -> None:
+    """All locks here have one connection; each handler hears of its own channel."""
+    heard: dict[str, Queue[str]] = {"news": Queue(), "olds": Queue()}
+    locks = [ChannelLock(name, db, on_release=queue.put) for name, queue in heard.items()]
+    for lock in locks:  # from the first try on it listens
+        assert lock.acquire(timeout=5)
+        assert lock.release()
+        assert heard[lock.channel].get(timeout=5) == lock.channel
+    is_over = threading.Event()
+    turns = [0] * 9
+
+    def come_and_go(number: int) -> None:
+        with ChannelLock(f"another {number}", db) as another:
+            while not is_over.is_set():
+                another.release()
+                assert another.acquire(timeout=5)
+                turns[number] += 1
+        another.close()
+
+    threads = [threading.Thread(target=come_and_go, args=[number]) for number in range(len(turns))]
+    for thread in threads:
+        thread.start()
+    await_that(lambda: min(turns) > 0)
+    for number in range(100):
+        _elect_and_resign(conn, "news")
+        if number % 2:
+            _elect_and_resign(conn, "olds")
+    for name, amount in (("news", 100), ("olds", 50)):
+        assert [heard[name].get(timeout=5) for _ in range(amount)] == [name] * amount
+    is_over.set()
+    for thread in threads:
+        thread.join(20)
+    assert len(_connections(conn)) == 1
+    assert heard["news"].empty()
+    assert heard["olds"].empty()
+    assert sum(turns) > len(turns)
+
+
+def _elect_and_resign(conn: psycopg.Connection[Any], channel: str) -> None:
+    holder = uuid4()
+    row = conn.execute("select epoch from perdure.elect(%s, %s)", [[channel], holder]).fetchone()
+    assert row is not None
+    resigned = "select is_resigned from perdure.resign(%s, %s, %s)"
+    assert conn.execute(resigned, [[channel], holder, [row[0]]]).fetchone() == (True,)
 
 
 def test_a_handler_that_is_slow_or_fails_costs_nobody_the_lock(

@@ -260,6 +260,8 @@ def test_two_sweeps_at_once_share_out_once(shards: Shards, sessions: Sessions, b
     shards.make()
     session = sessions.open()
     assert session.value("register_worker", "w", ["q"])
+    shards.engine.run("update perdure.shard set worker_id = null, acquired_at = null, epoch = 0")
+    shards.engine.run("update perdure.shard_queue set assigned_for = null")
     other = sessions.open()
     with shards.engine.conn.transaction():
         assert shards.engine.one("select perdure._assign_shards(null)") == 8

@@ -5,6 +5,8 @@ from __future__ import annotations
 import psycopg
 import pytest
 
+from fix_engine import Engine
+from fix_server import Server
 from fix_sessions import Sessions, done
 from fix_shards import Shards
 
@@ -61,6 +63,25 @@ def test_queues_do_not_know_one_another_s_shards(shards: Shards) -> None:
     one, other = shards.join(queues=("q", "r")), shards.join(queues=("q", "r"))
     assert list(one.acquire([1])) == [1]
     assert list(other.acquire([1], queue="r")) == [1]
+
+
+def test_g10_another_database_is_another_namespace(shards: Shards, server: Server) -> None:
+    """Advisory locks and rows are of one database: numbers may be the same."""
+    with server.database(server.template) as dsn:
+        opened = Sessions(dsn)
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            there = Shards(Engine(conn), opened)
+            for place in (shards, there):
+                place.make(4, rebalance=False)
+            one, other = shards.join(), there.join()
+            assert (one.id, one.machine_id) == (other.id, other.machine_id) == (1, 1)
+            assert list(one.acquire([1])) == list(other.acquire([1])) == [1]
+            shards.kill(one)
+            assert other.refresh([1]) == [1]
+            assert there.engine.one("select is_alive from perdure.workers")
+            assert shards.join().acquire([1]) == {1: 2}
+            assert there.engine.rows("fsck") == []
+        opened.close()
 
 
 def test_a_released_shard_is_free_and_its_epoch_rises(shards: Shards) -> None:
@@ -210,11 +231,10 @@ def test_a_guard_waits_for_an_assignment_and_is_refused_then(
     shards.make(shards=1)
     one = shards.join()
     (epoch,) = one.acquire().values()
-    shards.engine.value("set_worker_health", one.machine_id, healthy=False)
+    shards.engine.run("update perdure.worker set is_healthy = false")
     other = sessions.open()
-    assert other.value("register_worker", "other", ["q"])
-    with shards.engine.conn.transaction():
-        shards.engine.row("sweep")
+    with other.conn.transaction():
+        assert other.value("register_worker", "other", ["q"])
         call = one.session.later(one.session.value, "guard_shard", one.incarnation, "q", 0, epoch)
         sessions.await_waiting(one.session, call)
     with pytest.raises(psycopg.Error) as caught:

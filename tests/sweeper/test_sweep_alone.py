@@ -11,6 +11,7 @@ import pytest
 
 from fix_due import DUE, Due, no_grace
 from fix_engine import Engine
+from fix_machines import Pooler
 from fix_sessions import Sessions
 
 Until = Callable[[Callable[[], Any]], None]
@@ -45,6 +46,60 @@ def test_g20_sweeps_alone_do_everything_at_once(
         return all(is_done() for is_done in done)
 
     until(sweep)
+
+
+def test_g20_through_a_pooler_too(
+    engine: Engine, sessions: Sessions, until: Until, pooler: Pooler, db: str
+) -> None:
+    no_grace(engine)
+    done = [due(engine, sessions) for due in DUE]
+    with _pooled(pooler, db) as conn:
+        by_hand = Engine(conn)
+
+        def sweep() -> bool:
+            assert by_hand.row("sweep", "mail")["skipped"] is None
+            by_hand.run("call perdure.sweep_for('mail', interval '1 s')")
+            return all(is_done() for is_done in done)
+
+        until(sweep)
+
+
+def test_g20_through_a_pooler_psql_alone_does_a_whole_life(
+    engine: Engine, pooler: Pooler, db: str
+) -> None:
+    """Nothing is resident, and every connection is anybody's: workers live by leases."""
+    no_grace(engine)
+    with _pooled(pooler, db) as first, _pooled(pooler, db) as second:
+        one, other = Engine(first), Engine(second)
+        worker = one.value("register_worker", "one", mode="lease", ttl="5 s")
+        id_ = one.enqueue("parent", max_attempts=2, retry_delay="1 s", retry_jitter=0.0)
+        (lease,) = one.claim(worker=worker)
+        one.report(lease, "failed", worker=worker, error={"type": "E", "message": "boom"})
+        assert one.status(id_) == "ready"
+        one.advance(1.1)
+        assert other.row("sweep", "default")["promoted"] == 1
+        one.value("ping_worker", worker)
+        (lease,) = one.claim(worker=worker)
+        one.advance(6)  # and it is heard of no more
+        assert other.row("sweep", "default")["recovered"] == 1
+        successor = other.value("register_worker", "other", mode="lease", ttl="1 hour")
+        (again,) = other.claim(worker=successor)
+        assert (again.id, again.attempt) == (id_, 2)
+        with pytest.raises(psycopg.Error) as caught:
+            one.report(lease, "completed", worker=worker)
+        assert caught.value.sqlstate == "QD007"
+        children = [{"task": "child"}] * 2
+        other.report(again, "spawned", worker=successor, children=children)
+        for child in other.claim(2, worker=successor):
+            assert other.report(child, "completed", worker=successor).result == "recorded"
+        assert one.status(id_) == "completed"
+        other.value("unregister_worker", successor)
+        assert one.query("select from perdure.workers") == []
+        assert one.one("select perdure._locked_keys()") == []
+
+
+def _pooled(pooler: Pooler, db: str) -> psycopg.Connection[Any]:
+    return psycopg.connect(pooler.dsn(db), autocommit=True, prepare_threshold=None)
 
 
 def test_what_a_sweep_of_everything_reports(engine: Engine, sessions: Sessions) -> None:
@@ -94,7 +149,7 @@ def test_sweep_for_commits_after_each_pass(
 
 
 def _is_ready(engine: Engine, id_: int) -> bool:
-    return engine.room(id_) == "ready"
+    return bool(engine.query("select from perdure.ready where id = %s", id_))
 
 
 def test_sweep_for_ends_when_nothing_is_due(engine: Engine) -> None:
@@ -108,7 +163,7 @@ def test_sweep_for_ends_when_its_time_is_up(engine: Engine) -> None:
     engine.rows("enqueue_many", [{"task": "t", "delay": 1}] * 2500)
     engine.advance(2)
     engine.run("call perdure.sweep_for(null, interval '0')")
-    assert engine.one("select count(*) from perdure.ready") == 1000, "one pass"
+    assert engine.one("select count(*) from perdure.ready") <= 1000, "one pass"
     before = engine.one("select clock_timestamp()")
     engine.run("call perdure.sweep_for(null, interval '300 ms', every => '40 ms')")
     assert engine.one("select count(*) from perdure.ready") == 2500

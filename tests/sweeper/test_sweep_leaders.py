@@ -122,6 +122,8 @@ def test_a_leader_that_was_paused_is_fenced_by_a_sweep(engine: Engine, sessions:
         paused.sweep()
     assert (caught.value.sqlstate, caught.value.diag.message_detail) == ("QD013", "FENCED")
     assert engine.one("select count(*) from perdure.scheduled") == 1, "it swept nothing"
+    (row,) = engine.query("select epoch, mode from perdure.leaders")
+    assert row == {"epoch": paused.epochs[0] + 1, "mode": "oneshot"}
 
 
 def test_a_sweep_with_nothing_to_do_fences_nobody(engine: Engine, sessions: Sessions) -> None:

@@ -46,6 +46,37 @@ async def test_an_enqueue_wakes_an_idle_worker(app: App, echo: Any) -> None:
             assert await (await echo.enqueue(n)).result(_SOON) == n
 
 
+async def test_g17_of_a_hundred_wake_ups_none_is_lost_while_others_come_and_go(
+    app: App, echo: Any, db: str, conn: Conn
+) -> None:
+    """Others begin and cease to listen, and the worker itself does, with a new connection."""
+    is_over = asyncio.Event()
+
+    async def come_and_go(number: int) -> int:
+        times = 0
+        while not is_over.is_set():
+            async with await psycopg.AsyncConnection.connect(db, autocommit=True) as other:
+                await other.execute("listen perdure")
+                await other.execute(f"listen another_{number}".encode())
+                await asyncio.sleep(0.01)
+                await other.execute("unlisten *" if times % 2 else "select 1")
+            times += 1
+        return times
+
+    async with working(app, poll=_AGES) as worker:
+        others = [asyncio.create_task(come_and_go(number)) for number in range(9)]
+        await is_idle(worker)
+        for n in range(100):
+            if n % 10 == 9:
+                conn.execute(
+                    "select pg_terminate_backend(pid) from pg_stat_activity"
+                    " where application_name = 'perdure control' and datname = current_database()"
+                )
+            assert await (await echo.enqueue(n)).result(_SOON) == n
+        is_over.set()
+        assert min(await asyncio.gather(*others)) > 0
+
+
 async def test_an_enqueue_in_a_transaction_wakes_at_its_commit(
     app: App, echo: Any, db: str
 ) -> None:

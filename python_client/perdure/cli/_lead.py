@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import click
 
@@ -10,9 +10,13 @@ from perdure.cli import _output as out
 from perdure.cli._target import Target, with_target
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from rich.console import RenderableType
 
     from perdure.records import Leader, RegisteredWorker, Shard
+
+T = TypeVar("T")
 
 _purpose = click.option(
     "--purpose",
@@ -28,13 +32,8 @@ def leaders(target: Target, purpose: str | None) -> None:
     """Show who leads which channel, or did last."""
     with target.client() as client:
         found = client.leaders(purpose)
-    if target.as_json:
-        out.print_json({"leaders": found})
-    elif not found:
-        out.show("no channel has ever been led")
-    else:
-        headers = ("PURPOSE", "CHANNEL", "HOLDER", "MODE", "#EPOCH", "SINCE")
-        out.show(out.table(*headers, rows=map(_leader_row, found)))
+    headers = ("PURPOSE", "CHANNEL", "HOLDER", "MODE", "#EPOCH", "SINCE")
+    _list(target, "leaders", found, headers, _leader_row, "no channel has ever been led")
 
 
 @click.command()
@@ -44,13 +43,8 @@ def workers(target: Target, lost: bool) -> None:
     """Show the registered workers with their health."""
     with target.client() as client:
         found = client.workers(lost=lost)
-    if target.as_json:
-        out.print_json({"workers": found})
-    elif not found:
-        out.show("no worker is registered")
-    else:
-        headers = ("#MACHINE", "NAME", "HEALTH", "MODE", "QUEUES", "#RUNNING", "SINCE")
-        out.show(out.table(*headers, rows=map(_worker_row, found)))
+    headers = ("#MACHINE", "NAME", "HEALTH", "MODE", "QUEUES", "#RUNNING", "SINCE")
+    _list(target, "workers", found, headers, _worker_row, "no worker is registered")
 
 
 @click.command()
@@ -60,13 +54,9 @@ def shards(target: Target, queue: str | None) -> None:
     """Show the shards of sharded queues with their owners."""
     with target.client() as client:
         found = client.shards(queue)
-    if target.as_json:
-        out.print_json({"shards": found})
-    elif not found:
-        out.show("no sharded queue: select perdure.shard_queue('…') makes one")
-    else:
-        headers = ("QUEUE", "#SHARD", "#MACHINE", "OWNER", "#EPOCH", "SINCE", "#NEXT")
-        out.show(out.table(*headers, rows=map(_shard_row, found)))
+    headers = ("QUEUE", "#SHARD", "#MACHINE", "OWNER", "#EPOCH", "SINCE", "#NEXT")
+    nothing = "no sharded queue: select perdure.shard_queue('…') makes one"
+    _list(target, "shards", found, headers, _shard_row, nothing)
 
 
 @click.command(short_help="Ask the holder of CHANNEL to let the next one in.")
@@ -87,6 +77,22 @@ def resign(target: Target, channel: str, purpose: str | None) -> int:
         who = leader.name or f"the session of server process {leader.backend}"
         out.show(out.text(f"asked {who} to resign ({leader.purpose}, epoch {leader.epoch})"))
     return 0 if held else 1
+
+
+def _list(
+    target: Target,
+    name: str,
+    found: list[T],
+    headers: Sequence[str],
+    row: Callable[[T], list[RenderableType]],
+    nothing: str,
+) -> None:
+    if target.as_json:
+        out.print_json({name: found})
+    elif not found:
+        out.show(nothing)
+    else:
+        out.show(out.table(*headers, rows=map(row, found)))
 
 
 def _leader_row(leader: Leader) -> list[RenderableType]:

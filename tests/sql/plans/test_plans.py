@@ -323,6 +323,16 @@ def the_question_of_an_idle_worker(engine: Engine) -> Iterator[None]:
     assert not engine.value("_has_due", ["idle"])
 
 
+@case(4)
+def the_question_of_an_idle_sweeper(engine: Engine) -> Iterator[None]:
+    engine.run("update perdure.config set retention = '1 day'")
+    yield
+    engine.value("_is_due", None, engine.one("select perdure._clock()"))
+    engine.value("_is_worker_lost", engine.one("select perdure._clock()"))
+    engine.value("_is_retention_due", engine.one("select perdure._clock()"))
+    engine.rows("_misplaced", None)
+
+
 @case(8)
 def retry_finished(engine: Engine) -> Iterator[None]:
     yield
