@@ -267,12 +267,22 @@ def watch_client(every: float) -> Call[None]:
     return Call(statement, [str(max(1, round(every * 1000)))], _nothing)
 
 
+def limit_silence(ttl: float) -> Call[None]:
+    """Has the server hang up, also in the middle of an answer, on who takes nothing for so long."""
+    statement: LiteralString = "select set_config('tcp_user_timeout', %s, false)"
+    return Call(statement, [str(max(1, round(ttl * 1000)))], _nothing)
+
+
 def listen() -> Call[None]:
     return Call("listen perdure", [], _nothing)
 
 
 def notify(event: str) -> Call[None]:
-    return Call("select perdure._notify(jsonb_build_object('event', %s::text))", [event], _nothing)
+    """By hand: the function that the engine has for it is not granted to anybody."""
+    statement: LiteralString = (
+        "select pg_notify('perdure', jsonb_build_object('event', %s::text)::text)"
+    )
+    return Call(statement, [event], _nothing)
 
 
 # Leadership

@@ -60,14 +60,14 @@ class Control:
         self._registration = registration
         self._hear = hear
         # the server's patience ends a little earlier: a sweep needs its time too
-        self._direct = Direct(
-            dsn, "perdure control", ttl=registration.ttl - min(0.5, registration.ttl / 4)
-        )
+        self.patience = registration.ttl - min(0.5, registration.ttl / 4)
+        self._direct = Direct(dsn, "perdure control", ttl=self.patience)
         self._thread = threading.Thread(target=self._run, name="perdure-control", daemon=True)
         self._guard = threading.Lock()
         self._incarnation: UUID | None = None
         self._mode = ""
         self._waiting: list[Future[UUID]] = []
+        self._failure: Exception | None = None  # why the thread ended before it ever registered
         self._is_over = False
         self._is_stopping = False
         self._wakes_others = False
@@ -84,6 +84,9 @@ class Control:
         with self._guard:
             if self._incarnation is not None and self._incarnation != instead_of:
                 future.set_result(self._incarnation)
+                return future
+            if self._failure is not None:
+                future.set_exception(self._failure)
                 return future
             self._waiting.append(future)
             self._is_over = self._incarnation is not None
@@ -117,12 +120,14 @@ class Control:
             except WorkerGone:
                 with self._guard:
                     self._incarnation = None
-            except (psycopg.Error, PerdureError, OSError) as error:
+            except Exception as error:  # whatever it is: without this thread the worker is dead
                 if not was_known:
                     self._fail(error)
                     break
-                level = logging.WARNING if self.is_hearing else logging.DEBUG
-                log.log(level, "control session: %s", str(error).partition("\n")[0])
+                is_defect = not isinstance(error, psycopg.Error | PerdureError | OSError)
+                level = logging.WARNING if self.is_hearing or is_defect else logging.DEBUG
+                reason = str(error).partition("\n")[0]
+                log.log(level, "control session: %s", reason, exc_info=is_defect)
                 self.is_hearing = False
                 self._direct.hang_up()
                 with contextlib.suppress(psycopg.Error):
@@ -161,7 +166,8 @@ class Control:
             self._incarnation, self._is_over = incarnation, False
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            future.set_result(incarnation)
+            if future.set_running_or_notify_cancel():
+                future.set_result(incarnation)
         self._hear(Event("ready"))  # what was told before now went unheard
         self._hear(Event("gone"))
 
@@ -185,9 +191,11 @@ class Control:
         if isinstance(error, psycopg.OperationalError):
             error = CannotConnect(f"cannot connect to the database: {error}")
         with self._guard:
+            self._failure = error
             waiting, self._waiting = self._waiting, []
         for future in waiting:
-            future.set_exception(error)
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
 
 
 def _about_this_process() -> dict[str, Any]:

@@ -208,11 +208,11 @@ class Direct:
     def _listen_in(self) -> None:
         assert self._connection is not None
         pgconn = self._connection.pgconn
+        encoding = self._connection.info.encoding  # the DSN may name another than UTF-8
         pgconn.consume_input()
         while (notify := pgconn.notifies()) is not None:
-            self._hear(
-                psycopg.Notify(notify.relname.decode(), notify.extra.decode(), notify.be_pid)
-            )
+            payload = notify.extra.decode(encoding, "replace")
+            self._hear(psycopg.Notify(notify.relname.decode(encoding), payload, notify.be_pid))
         if pgconn.status != pq.ConnStatus.OK:
             raise psycopg.OperationalError("the server has hung up")
 

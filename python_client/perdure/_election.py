@@ -160,7 +160,7 @@ class Election:
         belief = self._believed.get(channel)
         if belief is None or time.monotonic() >= belief.until or self._process != os.getpid():
             return None
-        return belief.epoch
+        return None if channel in self._leaving else belief.epoch  # it is being given back
 
     def withdraw(self, channels: Collection[str]) -> Future[bool]:
         """Stands for them no more, and gives back what is led: known within a time-to-live.
@@ -343,6 +343,8 @@ class Election:
     def _begin(self, channel: str, epoch: int, until: float) -> None:
         with self._lock:
             if channel not in self._standing or time.monotonic() >= until:
+                return
+            if channel in self._leaving:  # withdrawn meanwhile, and stood for again: after that
                 return
             self._believed[channel] = _Belief(epoch, until)
             if self._standing[channel].busy:

@@ -9,7 +9,7 @@ import psycopg
 
 from perdure import _calls, _dsn
 from perdure._client_async import connect, send_replanned
-from perdure.errors import BrokenInvariant, WorkerGone
+from perdure.errors import BrokenInvariant, CannotConnect, WorkerGone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +23,7 @@ T = TypeVar("T")
 
 # Something in the batch is at fault, not the call: data, integrity, limits.
 _ABOUT_DATA = ("22", "23", "54")
+_PATIENCE = 2.0  # with the control session, once it has been there: then the worker looks around
 
 
 class Session:
@@ -46,6 +47,9 @@ class Session:
         """Connects, and begins or resumes; returns the leases still held: id to token."""
         await self._disconnect()
         self._connection = await connect(_dsn.resolve(self._dsn), "perdure worker")
+        if self._connection.prepare_threshold is not None:  # no pooler is in between
+            # a claim whose answer nobody takes would keep the worker's row locked: not given up
+            await self._run(_calls.limit_silence(self._control.patience))
         former = self._worker
         if former is None:
             await self._run(_calls.define_tasks(self._tasks))
@@ -54,7 +58,12 @@ class Session:
                 return await self._run(_calls.resume_worker(former, list(held), self._call + 1))
             except WorkerGone:
                 pass
-        self._worker = await asyncio.wrap_future(self._control.registered(instead_of=former))
+        registered = asyncio.wrap_future(self._control.registered(instead_of=former))
+        try:
+            async with asyncio.timeout(None if former is None else _PATIENCE):
+                self._worker = await registered
+        except TimeoutError:
+            raise CannotConnect("the control session has not registered the worker yet") from None
         self._call = 0
         return {}
 

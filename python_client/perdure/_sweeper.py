@@ -86,9 +86,11 @@ class Sweeper:
                     self._direct.wait(self._pause(is_elected=bool(led)))
             except Fenced:  # elected anew, or soon told otherwise
                 self._direct.wait(_EVERY)
-            except (psycopg.Error, PerdureError, OSError) as error:
+            except Exception as error:  # whatever it is: it is elected, so nobody else sweeps
                 level = logging.DEBUG if self._is_failing else logging.WARNING
-                log.log(level, "sweep: %s", str(error).partition("\n")[0])
+                is_defect = not isinstance(error, psycopg.Error | PerdureError | OSError)
+                reason = str(error).partition("\n")[0]
+                log.log(level, "sweep: %s", reason, exc_info=is_defect)
                 self._is_failing = True
                 self._direct.hang_up()
                 self._direct.wait(_EVERY)

@@ -310,6 +310,8 @@ class Worker:
             except WorkerGone:
                 log.warning("the database no longer knows this worker: registering anew")
                 is_connected = False
+                for lease in list(self._leases.values()):
+                    self._drop(lease)
             except (psycopg.Error, PerdureError, OSError) as error:
                 level = logging.WARNING if is_connected else logging.DEBUG
                 log.log(level, "the exchange was lost: %s", _first_line(error))

@@ -39,6 +39,7 @@ declare
   v_made int := 0;
   v_rest int;
   v_next bigint[];
+  v_is_due boolean := false;
 begin
   if outcomes in ('[]', 'null') then
     outcomes := null;
@@ -56,6 +57,10 @@ begin
       results := v_results;
     end if;
     if want > 0 then
+      -- the claim moves these into their lines, whosever queues they belong to
+      v_is_due := exists (
+        select from perdure.scheduled as s where s.start_at <= (select perdure._clock())
+      );
       select
         json_agg(json_build_array(
           c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
@@ -88,14 +93,15 @@ begin
   order by s.start_at, s.id
   limit 1;
   more := v_made > 0 or coalesce(more, false);
-  wake := v_made + coalesce(v_rest, 0) > 0 and (
+  v_is_due := v_is_due or v_made + coalesce(v_rest, 0) > 0;
+  wake := v_is_due and (
     -- ordered, so that no other index is read past rows that are set aside or held
     select r.id
     from perdure.ready as r
     where not r.is_aside and r.shard is null
     order by r.queue, r.priority, r.start_at, r.id
     limit 1
-  ) is not null or v_made + coalesce(v_rest, 0) > 0 and (
+  ) is not null or v_is_due and (
     select r.id
     from perdure.ready as r
     where r.shard is not null and not r.is_held and not r.is_aside
@@ -113,7 +119,7 @@ comment on function perdure.exchange(
 'What a worker says and asks in one round trip: reports outcomes, claims up to `want`, and learns
 which of the ids in `held` it no longer holds (`gone`). results: the outcomes that were not plainly
 recorded. claimed: arrays [id, token, task, attempt, input, timeout_ms, extra]. more: ask again at
-once. wake: others may claim what came of the outcomes, so call notify_ready(). wait_ms: until the
-next scheduled execution is due. next_after: where the claim ended, to be given back as `after`.
-call: numbers upwards; one below that of the last resume is refused (QD009). Raises QD007, QD009,
-QD010, QD026, QD028.';
+once. wake: others may claim what came of the outcomes or fell due, so call notify_ready(). wait_ms:
+until the next scheduled execution is due. next_after: where the claim ended, to be given back as
+`after`. call: numbers upwards; one below that of the last resume is refused (QD009). Raises QD007,
+QD009, QD010, QD026, QD028.';

@@ -28,7 +28,7 @@ begin
       using errcode = 'QD026';
   end if;
   v_locked := perdure._locked_keys(pg_backend_pid());
-  for v_channel in select c.name from unnest(channels) as c (name) order by 1 loop
+  for v_channel in select distinct c.name from unnest(channels) as c (name) order by 1 loop
     channel := v_channel;
     select e.* into v_result
     from perdure._elect(

@@ -1,5 +1,6 @@
 -- ping_worker: this worker lives, and this session shows it
--- Locks: as _keep_alive; the worker's row where a sweep had marked it as lost.
+-- Locks: the worker's row where a sweep had marked it as lost; then, as a sweep does that gives it
+-- up, its lease: as _keep_alive.
 
 create or replace function perdure.ping_worker(worker uuid) returns int
 language plpgsql
@@ -11,10 +12,10 @@ declare
   v_worker perdure.worker := perdure._require_worker(worker);
 begin
   perform perdure._require_read_committed();
-  perform perdure._keep_alive(v_worker);
   if v_worker.lost_at is not null then
     update perdure.worker as w set lost_at = null where w.id = v_worker.id;
   end if;
+  perform perdure._keep_alive(v_worker);
   -- it may have been given up while this waited
   return (perdure._require_worker(worker)).machine_id;
 end

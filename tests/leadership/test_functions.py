@@ -54,6 +54,12 @@ def test_the_first_is_elected_and_the_second_is_told_that_it_is_held(
     ]
 
 
+def test_a_channel_that_is_named_twice_has_one_election(one: Session) -> None:
+    (row,) = one.rows("elect", ["news", "news"], ME)
+    assert (row["epoch"], row["reason"]) == (1, "elected")
+    assert elect(one, ME)["reason"] == "leader"
+
+
 def test_whoever_loses_gives_the_lock_back(one: Session, other: Session) -> None:
     elect(one, ME, "lease", "1 day")
     row = elect(other, YOU)

@@ -292,6 +292,28 @@ def test_who_acquired_it_has_to_acquire_it_again_once_it_is_lost(
     assert not lock.acquire(timeout=0)
 
 
+def test_who_asks_while_it_is_being_given_back_gets_it_anew(db: str) -> None:
+    lock = ChannelLock("news", db)
+    for epoch in range(1, 11):
+        assert lock.acquire(5)
+        assert lock.epoch == epoch
+        lock._seat.give_back()
+        assert not lock.is_acquired
+    lock.close()
+
+
+def test_who_gives_up_and_asks_again_keeps_what_it_then_gets(db: str) -> None:
+    lost: list[int] = []
+    for n in range(20):
+        lock = ChannelLock(f"news {n}", db, on_lost=lost.append)
+        for wait in range(1, 1000):  # at some time an election is just under way
+            if lock.acquire(timeout=wait / 2000):
+                break
+        assert lock.is_acquired
+        lock.close()
+    assert not lost
+
+
 def test_who_stands_for_it_gets_it_again_under_another_epoch(
     db: str, conn: psycopg.Connection[Any]
 ) -> None:

@@ -83,6 +83,7 @@ UNPINNED = {
     "_notify": None,
     "_notify_ready": None,
     "_retry_delay_ms": None,
+    "_shard_score": None,
     "version": None,
 }
 

@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
-from fix_app import WorkerProcess, eventually
-from perdure import App
+from fix_app import PATIENCE, WorkerProcess, eventually
+from perdure import App, Worker
+from perdure._direct import Direct
+from perdure.errors import CannotConnect
 from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
@@ -158,3 +163,60 @@ def test_machine_ids_are_the_smallest_free_ones(app: App, start_worker: Start, c
         time.sleep(0.01)
     start("another queue")
     assert machine_ids(conn) == [1, 2, 3]
+
+
+async def test_a_direct_way_that_leads_nowhere_ends_the_worker_with_the_reason(app: App) -> None:
+    app.task(name="x")(lambda: None)
+    worker = Worker(app, direct_dsn="host=/nowhere", install_signals=False)
+    with pytest.raises(CannotConnect, match="/nowhere"):
+        await asyncio.wait_for(worker.run(), PATIENCE)
+
+
+async def test_a_defect_ends_neither_the_signs_of_life_nor_the_sweeps(
+    app: App, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    app.task(name="x")(lambda: None)
+    real = Direct.wait
+    broken: set[str] = set()
+
+    def wait(self: Direct, timeout: float) -> Any:
+        thread = threading.current_thread().name
+        if thread not in broken and self.is_open and time.monotonic() > broken_from:
+            broken.add(thread)
+            raise ValueError("a defect")
+        return real(self, timeout)
+
+    monkeypatch.setattr(Direct, "wait", wait)
+    broken_from = float("inf")
+    async with working(app) as worker:
+        await eventually(worker._sweeper.led)
+        broken_from = 0.0
+        worker._control.wake_others()
+        await eventually(lambda: {"perdure-control", "perdure-sweeper"} <= broken)
+        await eventually(lambda: worker._control.is_hearing)
+        asleep = await app.enqueue("x", sleeping=True, key="k", timeout=0.1)
+        assert (await asleep.wait(10)).status == "timed_out"
+    assert caplog.text.count("ValueError: a defect") >= 2
+
+
+async def test_the_public_functions_are_all_that_a_worker_needs(db: str, conn: Conn) -> None:
+    role = f"perdure_test_worker_{os.getpid()}"
+    conn.execute(f"create role {role} login".encode())
+    conn.execute(f"grant usage on schema perdure to {role}".encode())
+    public = conn.execute(
+        "select oid::regprocedure::text from pg_proc"
+        " where pronamespace = 'perdure'::regnamespace and proname !~ '^_'"
+    ).fetchall()
+    for (function,) in public:
+        conn.execute(f"grant execute on routine {function} to {role}".encode())
+    app = App(make_conninfo(db, user=role))
+    app.task(name="x")(lambda: None)
+    try:
+        async with working(app) as worker:
+            await eventually(worker._sweeper.led)
+            assert worker._control.is_hearing
+            assert await (await app.enqueue("x")).result(PATIENCE) is None
+    finally:
+        await app.close()
+        conn.execute(f"drop owned by {role}".encode())
+        conn.execute(f"drop role {role}".encode())

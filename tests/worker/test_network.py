@@ -87,6 +87,35 @@ def test_a_worker_that_is_cut_off_loses_its_work_within_its_ttl_and_a_second(
         workers |= {outcome(conn, each)[1] for each in ids}
 
 
+def test_a_worker_that_freezes_in_the_middle_of_a_large_answer_loses_its_work_as_soon(
+    network: Network, network_db: str, connect: Connect, start: Start
+) -> None:
+    conn, lock = connect(network_db), connect(network_db)
+    conn.execute("update perdure.config set restart_grace = '0'")
+    far = network.machines[0]
+    frozen = start(far.dsn(network_db), "concurrency=20", "ttl=2", prefix=far.prefix)
+    id_ = enqueue(conn, "nap", 60)
+    frozen.expect("napping")
+    with lock.transaction():
+        lock.execute("select from perdure.worker for update")
+        conn.execute(
+            "select perdure.enqueue('nap', jsonb_build_object('much', ("
+            "select string_agg(md5(random()::text), '') from generate_series(1, 20000)"
+            "))) from generate_series(1, 12)"
+        )
+        blocked = "select from pg_stat_activity where pg_blocking_pids(pid) <> '{}'"
+        await_that(lambda: conn.execute(blocked).rowcount == 1)
+        frozen.send(signal.SIGSTOP)
+    frozen_at = time.monotonic()
+    try:
+        waits = "select from pg_stat_activity where wait_event = 'ClientWrite'"
+        await_that(lambda: conn.execute(waits).rowcount == 1)
+        await_that(lambda: conn.execute("select perdure.sweep()") and outcome(conn, id_)[2] == 1)
+        assert time.monotonic() - frozen_at < 2 + 1
+    finally:
+        frozen.send(signal.SIGCONT)
+
+
 def test_a_restart_without_goodbyes_costs_no_work(
     private_server: OwnServer, private_db: str, start: Start
 ) -> None:

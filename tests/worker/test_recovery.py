@@ -344,6 +344,33 @@ async def test_a_failing_sweep_is_logged_once_and_tried_again(
     assert caplog.text.count("sweep: ") == 1
 
 
+async def test_a_worker_that_was_given_up_stops_its_bodies_and_itself_before_it_can_register_anew(
+    app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun, stopped = asyncio.Event(), asyncio.Event()
+
+    @app.task
+    async def hold() -> None:
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            stopped.set()
+
+    conn.execute("update perdure.config set worker_grace = '0', restart_grace = '0'")
+    async with asyncio.timeout(20):
+        async with working(app, sweeper=False) as worker:
+            await hold.enqueue()
+            await begun.wait()
+            monkeypatch.setattr(worker._control._direct, "_dsn", "host=/nowhere")
+            conn.execute(
+                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+                " where application_name = 'perdure control' and datname = current_database()"
+            )
+            conn.execute("select perdure.sweep()")
+            await stopped.wait()
+
+
 async def test_a_worker_stops_although_the_database_is_gone(
     app: App, conn: Conn, monkeypatch: pytest.MonkeyPatch
 ) -> None:

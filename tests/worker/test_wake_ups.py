@@ -9,6 +9,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 
 from fix_app import eventually
 from perdure import App, Worker, _client_async, _client_sync
@@ -96,6 +97,33 @@ async def test_what_is_due_later_starts_in_time(app: App, echo: Any) -> None:
         assert await sooner.result(_SOON) == "sooner"
         assert await later.status() == "ready"
         assert await later.result(_SOON) == "later"
+
+
+async def test_what_another_queues_worker_puts_in_line_wakes_its_own(app: App, echo: Any) -> None:
+    async with (
+        working(app, queues=["one"], poll=_AGES, sweeper=False) as one,
+        working(app, queues=["two"], poll=_AGES, sweeper=False) as two,
+    ):
+        await is_idle(one)
+        await is_idle(two)
+        first = await app.enqueue(echo.call(1), queue="one", delay=0.5)
+        second = await app.enqueue(echo.call(2), queue="two", delay=1.0)  # of which nobody is told
+        assert await first.result(_SOON) == 1
+        assert await second.result(_SOON) == 2
+
+
+async def test_names_are_heard_in_the_encoding_of_the_connection(db: str) -> None:
+    app = App(make_conninfo(db, client_encoding="latin1"))
+
+    @app.task
+    async def echo(value: Any, /) -> Any:
+        return value
+
+    async with working(app, queues=["größe"], poll=_AGES) as worker:
+        await is_idle(worker)
+        assert await (await app.enqueue(echo.call(1), queue="größe")).result(_SOON) == 1
+        assert worker._control.is_hearing
+    await app.close()
 
 
 async def test_a_lost_notification_is_made_up_for_by_the_poll(

@@ -37,6 +37,35 @@ def test_a_worker_is_not_given_up_while_its_claim_is_uncommitted(
     assert again.token > lease.token
 
 
+def test_a_lease_that_is_renewed_while_its_worker_is_given_up_waits_and_is_refused(
+    engine: Engine, sessions: Sessions
+) -> None:
+    engine.run("update perdure.config set worker_grace = '0', restart_grace = '0'")
+    worker = engine.value("register_worker", "w", mode="lease")
+    engine.run("update perdure.worker_lease set expires_at = '2000-01-01'")
+    engine.run("update perdure.worker set lost_at = '2000-01-01'")
+    engine.run(
+        "create function public.halt() returns trigger language plpgsql as"
+        " $$ begin perform pg_advisory_xact_lock(1); return old; end $$"
+    )
+    engine.run(
+        "create trigger halt before delete on perdure.worker"
+        " for each row execute function public.halt()"
+    )
+    sweeper, late = sessions.open(), sessions.open()
+    with engine.conn.transaction():
+        engine.run("select pg_advisory_xact_lock(1)")
+        swept = sweeper.later(sweeper.row, "sweep")
+        sessions.await_waiting(sweeper, swept)
+        refused = late.later(late.value, "ping_worker", worker)
+        sessions.await_waiting(late, refused)
+    done(swept)
+    with pytest.raises(psycopg.Error) as caught:
+        done(refused)
+    assert caught.value.sqlstate == "QD007"
+    assert engine.one("select count(*) from perdure.worker_lease") == 0
+
+
 @pytest.mark.parametrize("call", ["claim_ready", "exchange", "finish"])
 def test_who_comes_while_it_is_given_up_waits_and_is_refused(
     engine: Engine, sessions: Sessions, dying: Session, call: str
