@@ -69,6 +69,7 @@ class Control:
         self._waiting: list[Future[UUID]] = []
         self._failure: Exception | None = None  # why the thread ended before it ever registered
         self._is_over = False
+        self._is_leaving = False
         self._is_stopping = False
         self._wakes_others = False
         self.is_hearing = False
@@ -98,6 +99,10 @@ class Control:
         self._wakes_others = True
         self._direct.wake()
 
+    def leave(self) -> None:
+        """From now on the worker unregisters itself: it is not registered anew."""
+        self._is_leaving = True
+
     def stop(self) -> None:
         """Ends the thread and its session."""
         self._is_stopping = True
@@ -118,6 +123,8 @@ class Control:
                 was_known, backoff = True, _FIRST_BACKOFF
                 self._attend()
             except WorkerGone:
+                if self._is_leaving:
+                    break
                 with self._guard:
                     self._incarnation = None
             except Exception as error:  # whatever it is: without this thread the worker is dead
@@ -128,7 +135,9 @@ class Control:
                 level = logging.WARNING if self.is_hearing or is_defect else logging.DEBUG
                 reason = str(error).partition("\n")[0]
                 log.log(level, "control session: %s", reason, exc_info=is_defect)
-                self.is_hearing = False
+                if self.is_hearing:
+                    self.is_hearing = False
+                    self._hear(Event("ready"))  # it polls more often from now on
                 self._direct.hang_up()
                 with contextlib.suppress(psycopg.Error):
                     self._direct.wait(backoff * random.uniform(0.5, 1.0))
@@ -181,7 +190,11 @@ class Control:
                 raise WorkerGone("the engine no longer knows this worker")
             if self._wakes_others:
                 self._wakes_others = False
-                self._direct.run(_calls.notify_ready(None), within=every)
+                try:
+                    self._direct.run(_calls.notify_ready(None), within=every)
+                except BaseException:
+                    self._wakes_others = True
+                    raise
             if time.monotonic() >= ping_at:
                 assert self._incarnation is not None
                 self._direct.run(_calls.ping_worker(self._incarnation), within=every)

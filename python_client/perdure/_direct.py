@@ -13,6 +13,7 @@ import json
 import os
 import select
 import time
+import weakref
 from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -118,6 +119,7 @@ class Direct:
         for end in (self._woken, self._waker):
             os.set_blocking(end, False)
         self.is_pooled = False
+        _opened.add(self)
 
     @property
     def is_open(self) -> bool:
@@ -233,15 +235,33 @@ class Direct:
             self._connection = None
 
     def forget(self) -> None:
-        """In a forked process: closes the copies of what the parent has open, says no word."""
+        """In a forked process: closes the copies of what the parent has open, says no word.
+
+        Else its session would survive it, and with that its life and its leadership.
+        """
         if self._connection is not None:
             self._connection.forget()
             self._connection = None
-        for end in (self._woken, self._waker):
-            os.close(end)
+        self._close_pipe()
+
+    def _close_pipe(self) -> None:
+        ends, self._woken, self._waker = (self._woken, self._waker), -1, -1
+        for end in ends:
+            if end >= 0:
+                os.close(end)
 
     def close(self) -> None:
         """For good."""
         self.hang_up()
-        for end in (self._woken, self._waker):
-            os.close(end)
+        self._close_pipe()
+
+
+_opened: weakref.WeakSet[Direct] = weakref.WeakSet()
+
+
+def _forget_all() -> None:
+    for direct in list(_opened):
+        direct.forget()
+
+
+os.register_at_fork(after_in_child=_forget_all)

@@ -473,18 +473,13 @@ class Election:
     # Forks
 
     def forget(self) -> None:
-        """In a forked process: leads nothing, and holds nothing open that is the parent's.
-
-        A connection that a child keeps open would survive the parent, and its leadership too.
-        """
+        """In a forked process: leads nothing. (Its connection forgets by itself.)"""
         self._lock = threading.Lock()
         for known in (self._believed, self._held, self._standing, self._leaving):
             known.clear()
         self._is_closing = True
-        direct, self._direct = self._direct, None
+        self._direct = None
         self._thread = None
-        if direct is not None:
-            direct.forget()
 
 
 def check_settings(ttl: float, retry: float, name: str, lease_ttl: float = 1.0) -> None:

@@ -55,6 +55,7 @@ log = logging.getLogger("perdure")
 
 _DEAF_POLL = 0.25  # while nothing can be heard: behind a pooler, between two connections
 _SHORTEST_PAUSE = 0.005
+_MORE_PAUSE_MS = 50
 _HELD_EVERY = 1.0  # how often a worker asks unbidden which of its leases are gone
 _CURSOR_LIFE = 0.1
 _FIRST_BACKOFF = 0.05
@@ -289,6 +290,7 @@ class Worker:
             async with asyncio.timeout(_GRACE):
                 if self._reports and self._session.is_open:
                     await self._session.exchange(self._take_reports(), 0, None, None)
+                self._control.leave()
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
             log.warning("leaving without a word: %s", _first_line(error))
@@ -330,6 +332,7 @@ class Worker:
     async def _converse(self) -> None:
         after: str | None = None
         full_at = 0.0
+        is_fruitless = False
         while not self._is_over():
             self._stir.clear()  # what stirs from here on is not in the answer
             want = self._want()
@@ -357,8 +360,11 @@ class Worker:
             if is_full and self._want():
                 continue  # claims on while these begin
             await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
+            was_fruitless, is_fruitless = is_fruitless, not (reply.claimed or reports)
             if not (reply.more or self._reports):
                 await self._pause(reply.wait_ms if want else None)
+            elif was_fruitless and is_fruitless and not self._reports:
+                await self._pause(_MORE_PAUSE_MS)  # what more there is, is not for this worker
 
     def _is_over(self) -> bool:
         if self._phase is _Phase.OVER:
@@ -415,7 +421,11 @@ class Worker:
         if event.event == "gone" and self._leases:
             self._held_at = -_HELD_EVERY
             self._stir.set()
-        elif event.event in ("ready", "shards") and self._serves(event.queues) and self._want():
+        elif (
+            event.event in ("ready", "gone", "shards")
+            and self._serves(event.queues)
+            and self._want()
+        ):
             self._stir.set()  # without a free slot: the next that falls free asks
 
     def _serves(self, queues: list[str] | None) -> bool:

@@ -52,7 +52,14 @@ as $$
   )
   or not q.knows_all and exists (
     select
-    from perdure.shard as s
+    from (  -- one probe where no shard has anything
+      select from perdure.ready as r
+      where r.queue = q.name and r.shard is not null and not r.is_held and not r.is_aside
+      limit 1
+    ) as any_shard
+    cross join lateral (
+      select s.number from perdure.shard as s where s.queue = q.name offset 0
+    ) as s
     cross join lateral (
       select r.task
       from perdure.ready as r
@@ -60,7 +67,7 @@ as $$
       order by r.id
       limit 1
     ) as head
-    where s.queue = q.name and head.task <> all(q.known)
+    where head.task <> all(q.known)
   )
 $$;
 

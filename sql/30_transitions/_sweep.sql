@@ -60,11 +60,10 @@ begin
   v_begun := perdure._tell(
     v_tellings, false, greatest(v_end, clock_timestamp()) + interval '50 milliseconds'
   );
-  if promoted + recovered + moved + v_begun > 0 then
-    perform perdure._notify_ready();
-  end if;
   if recovered + timed_out + closed > 0 then
     perform perdure._notify('{"event": "gone"}');
+  elsif promoted + moved + v_begun > 0 then
+    perform perdure._notify_ready();
   end if;
   more := (
     v_is_capped or cardinality(v_parts) > 0 or exists (

@@ -30,9 +30,7 @@ begin
     ),
     v_now
   ) as e;
-  if perdure._tell(v_end.tellings, true) > 0 then
-    perform perdure._notify_ready();
-  end if;
+  perform perdure._tell(v_end.tellings, true);
   if v_end.result <> 'finished' then
     perform perdure._notify('{"event": "gone"}');
   end if;

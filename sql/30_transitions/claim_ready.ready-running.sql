@@ -10,10 +10,17 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_worker perdure.worker := perdure._enter(worker);
 begin
+  if exists (
+    select from perdure.scheduled as s where s.start_at <= (select perdure._clock())
+  ) then
+    perform perdure._notify_ready();  -- the claim moves these into the lines of all queues
+  end if;
   return query
   select c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
   from perdure._claim(

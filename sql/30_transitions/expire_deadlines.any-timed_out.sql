@@ -17,7 +17,6 @@ begin
   cross join perdure._expire_deadlines(expire_deadlines.max, c.cancel_limit, perdure._clock()) as d;
   perform perdure._tell(v_done.tellings, false);
   if v_done.amount > 0 then
-    perform perdure._notify_ready();
     perform perdure._notify('{"event": "gone"}');
   end if;
   return v_done.amount;

@@ -15,7 +15,6 @@ begin
   select d.* into v_done from perdure._expire_running(expire_running.max, perdure._clock()) as d;
   perform perdure._tell(v_done.tellings, false);
   if v_done.amount > 0 then
-    perform perdure._notify_ready();
     perform perdure._notify('{"event": "gone"}');
   end if;
   return v_done.amount;

@@ -220,3 +220,23 @@ async def test_the_public_functions_are_all_that_a_worker_needs(db: str, conn: C
         await app.close()
         conn.execute(f"drop owned by {role}".encode())
         conn.execute(f"drop role {role}".encode())
+
+
+def test_a_child_that_a_body_forked_does_not_keep_its_worker_alive(
+    app: App, start_worker: Start, conn: Conn
+) -> None:
+    victim = start_worker("concurrency=1")
+    handle = app.sync.enqueue("fork", 60)
+    child = int(victim.expect("forked").split()[0])
+    survivor = start_worker("queues=other")
+    app.sync.enqueue("nap", 0, queue="other")
+    survivor.expect("napping")
+    victim.kill()
+    killed_at = time.monotonic()
+    try:
+        while handle.status() != "ready":
+            assert time.monotonic() - killed_at < 8
+            time.sleep(0.005)
+        assert time.monotonic() - killed_at < _READY
+    finally:
+        os.kill(child, signal.SIGKILL)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import sys
 import time
 
@@ -53,6 +54,17 @@ def burn(seconds: float) -> int:
     while time.monotonic() < end:
         pass
     return current().attempt
+
+
+@app.task
+def fork(seconds: float) -> None:
+    """Leaves a child behind that has copies of all that was open."""
+    child = os.fork()
+    if child == 0:
+        time.sleep(seconds)
+        os._exit(0)
+    print("forked", child, flush=True)
+    time.sleep(seconds)
 
 
 @app.task
