@@ -7,7 +7,8 @@ select
   l.mode,
   coalesce(
     case l.mode
-      when 'session' then -l.lock_key = any((select perdure._locked_keys())::int[])
+      -- by the process that was elected: one that is just being elected has the lock already
+      when 'session' then -l.lock_key = any(perdure._locked_keys(l.backend))
       when 'lease' then l.expires_at > (select perdure._clock())
     end,
     false

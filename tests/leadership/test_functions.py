@@ -54,6 +54,19 @@ def test_the_first_is_elected_and_the_second_is_told_that_it_is_held(
     ]
 
 
+def test_a_dead_leader_holds_nothing_while_the_next_one_is_being_elected(
+    sessions: Sessions, one: Session, other: Session
+) -> None:
+    elect(one, ME)
+    watch = sessions.open()
+    assert watch.one("select pg_terminate_backend(%s, 60000)", one.pid)
+    held = "select is_held, epoch from perdure.leaders"
+    with other.conn.transaction():
+        assert elect(other, YOU)["epoch"] == 2  # which has the lock, and is not committed
+        assert watch.query(held) == [{"is_held": False, "epoch": 1}]
+    assert watch.query(held) == [{"is_held": True, "epoch": 2}]
+
+
 def test_a_channel_that_is_named_twice_has_one_election(one: Session) -> None:
     (row,) = one.rows("elect", ["news", "news"], ME)
     assert (row["epoch"], row["reason"]) == (1, "elected")
