@@ -9,7 +9,6 @@ set search_path = pg_catalog, perdure, pg_temp
 as $$
 begin
   if p_worker.mode = 'lease' then
-    perform set_config('synchronous_commit', 'off', true);  -- a lost renewal is renewed
     insert into perdure.worker_lease (worker_id, expires_at)
     values (p_worker.id, perdure._clock() + p_worker.ttl)
     on conflict (worker_id) do update set expires_at = excluded.expires_at;
