@@ -169,7 +169,7 @@ def claim_after_a_cursor(engine: Engine) -> Iterator[None]:
     _exchange(engine, want=_BATCH, after=after)
 
 
-@case(2 * _BATCH)
+@case(3 * _BATCH)  # found, then taken
 def finish(engine: Engine) -> Iterator[None]:
     leases = engine.claim(_BATCH)
     yield
