@@ -126,7 +126,7 @@ class Dbos(Engine):
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         self._launch(int(options.get("concurrency", CONCURRENCY)))
         stopped.wait()
-        DBOS.destroy()
+        DBOS.destroy(workflow_completion_timeout_sec=10)
 
     def sender(self) -> Callable[[], Any]:
         client = self._client()
@@ -141,7 +141,7 @@ class Dbos(Engine):
             "system_database_url": self.dsn,
             "application_version": "1",
             "executor_id": str(os.getpid()),  # else two workers would be one to it
-            "log_level": "WARNING",
+            "log_level": "ERROR",
         }
         DBOS(config=config)
         DBOS.launch()

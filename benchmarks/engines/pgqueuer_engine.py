@@ -41,7 +41,7 @@ class PgQueuerEngine(Engine):
             "version": version("pgqueuer"),
             "settings": {
                 "batch": BATCH,
-                "driver": f"asyncpg {version('asyncpg')}, one connection; bodies that enqueue: a pool",
+                "driver": f"asyncpg {version('asyncpg')}, one connection, a pool for bodies",
                 "loop": "uvloop, as its command has it",
                 "autovacuum": "as `pgq autovac` sets it",
                 "durability": "durable, its default",
