@@ -92,12 +92,14 @@ class Dbos(Engine):
                 "bulk": f"enqueue_in_transaction, {BULK} per transaction: no other way for many",
             },
             "unfinished": UNFINISHED,
+            "finalized": "select count(*) from dbos.workflow_status"
+            " where name = 'tree' and status = 'SUCCESS'",
         }
 
     def enqueue(self, what: str, how: str, count: int, options: dict[str, Any]) -> float:
         if what == "tree":
-            tree = {key: options[key] for key in ("children", "finalize")}
-            given = [tree] * count
+            finalize = bool(options.get("finalize"))
+            given = [{"children": options["children"], "finalize": finalize}] * count
         else:
             given = inputs(what, count)
         client = self._client()
