@@ -13,6 +13,7 @@ drop function if exists perdure.exchange(
 drop function if exists perdure.register_worker(text, text[], text[], jsonb);
 drop function if exists perdure.sweep(text, int);
 drop function if exists perdure._accept_children(jsonb, jsonb, boolean, timestamptz);
+drop function if exists perdure._claim(perdure.worker, text[], text[], int, jsonb);
 drop function if exists perdure._close_batch(int, timestamptz);
 drop function if exists perdure._expire_deadlines(int, timestamptz);
 drop function if exists perdure._extra(
@@ -21,6 +22,7 @@ drop function if exists perdure._extra(
 drop function if exists perdure._forget(bigint[], bigint[], timestamptz);
 drop function if exists perdure._has_due(text[]);
 drop function if exists perdure._record(perdure.worker, jsonb);
+drop function if exists perdure._record_rest(perdure.running[], jsonb, timestamptz, int);
 drop function if exists perdure._tell(perdure._telling[], boolean);
 drop function if exists perdure._time_out(bigint, timestamptz, int);
 
