@@ -176,6 +176,14 @@ def finish(engine: Engine) -> Iterator[None]:
     engine.finish(*_completed(leases))
 
 
+@case(3 * _BATCH)
+def finish_of_some_of_many_leases(engine: Engine) -> Iterator[None]:
+    """Each is found by its id: not among all that the worker holds."""
+    leases = engine.claim(20 * _BATCH)
+    yield
+    engine.finish(*_completed(leases[7::20]))
+
+
 @case(8 * _BATCH)
 def exchange_that_reports_claims_and_holds(engine: Engine) -> Iterator[None]:
     leases, held = engine.claim(_BATCH), engine.claim(_BATCH)
