@@ -27,7 +27,7 @@ import time
 from typing import Any
 
 
-class Unsupported(Exception):
+class Unsupported(Exception):  # noqa: N818
     """The engine has no such thing."""
 
 
