@@ -57,6 +57,11 @@ class Binding:
         }
 
     @cached_property
+    def _positional(self) -> list[str]:
+        """What cannot be passed by name."""
+        return [n for n, p in self._parameters.items() if p.kind is p.POSITIONAL_ONLY]
+
+    @cached_property
     def _takes_extra(self) -> bool:
         return any(p.kind is p.VAR_KEYWORD for p in self._signature.parameters.values())
 
@@ -116,12 +121,7 @@ class Binding:
             given = self._read(value)
         except Misfit as error:
             raise InvalidInput(f"input of task {self._task}: {error}") from error
-        positional = [
-            given.pop(name)
-            for name, parameter in self._parameters.items()
-            if parameter.kind is parameter.POSITIONAL_ONLY and name in given
-        ]
-        return positional, given
+        return [given.pop(name) for name in self._positional if name in given], given
 
     def _read(self, value: Any) -> dict[str, Any]:
         if self._whole is not None:

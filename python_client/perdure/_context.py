@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
 _guard = threading.Lock()
+_NOTHING: dict[str, Any] = {}
 
 
 class Signal:
@@ -61,10 +62,9 @@ class Context:
     """What a body may know of its execution; `current()` gives it."""
 
     __slots__ = (
+        "_cancelled",
         "_extra",
-        "_previous_error",
         "attempt",
-        "cancelled",
         "execution_id",
         "shutting_down",
         "task",
@@ -75,15 +75,24 @@ class Context:
         execution_id: int,
         task: str,
         attempt: int,
-        extra: dict[str, Any],
+        extra: dict[str, Any] | None,
         shutting_down: Signal,
     ) -> None:
         self.execution_id = execution_id
         self.task = task
         self.attempt = attempt  # 1, 2, 3 ...
-        self.cancelled = Signal()
         self.shutting_down = shutting_down
-        self._extra = extra
+        self._cancelled: Signal | None = None  # made for the first who asks
+        self._extra = extra or _NOTHING
+
+    @property
+    def cancelled(self) -> Signal:
+        """Raised when this attempt should stop: cancelled, timed out, or taken away."""
+        if self._cancelled is None:
+            with _guard:
+                if self._cancelled is None:
+                    self._cancelled = Signal()
+        return self._cancelled
 
     @property
     def root_id(self) -> int:
@@ -152,7 +161,7 @@ class Context:
     @property
     def is_cancelled(self) -> bool:
         """True when this attempt should stop: cancelled, timed out, or taken away."""
-        return self.cancelled.is_set()
+        return self._cancelled is not None and self._cancelled.is_set()
 
     @property
     def is_shutting_down(self) -> bool:
@@ -161,7 +170,7 @@ class Context:
 
     def raise_if_cancelled(self) -> None:
         """Raises Cancelled when this attempt should stop."""
-        if self.cancelled.is_set():
+        if self.is_cancelled:
             raise Cancelled
 
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import traceback
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from perdure import _json
 from perdure._options import seconds
@@ -32,8 +31,7 @@ _LONGEST_MESSAGE = 4_000
 _LONGEST_TRACEBACK = 8_000
 
 
-@dataclass(frozen=True, slots=True)
-class Report:
+class Report(NamedTuple):
     """One outcome, ready to be sent; `data` is its JSON."""
 
     id: int

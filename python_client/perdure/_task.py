@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeAlias, TypeVar
 
 from perdure import _json
@@ -81,6 +82,11 @@ class Task(Generic[P, R, B]):
         self.__doc__ = fn.__doc__
         self.__module__ = fn.__module__
         self.__wrapped__ = fn
+
+    @cached_property
+    def is_plain(self) -> bool:
+        """Whether its arguments are read from its input by its annotations alone."""
+        return self.validate is None and self.binding.finalize_parameter is None
 
     def __repr__(self) -> str:
         return f"<task {self.name}>"

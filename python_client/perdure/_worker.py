@@ -15,6 +15,7 @@ import contextvars
 import functools
 import inspect
 import logging
+import math
 import os
 import random
 import signal
@@ -32,7 +33,7 @@ from perdure._control import Control, Registration
 from perdure._finalize import load_finalize
 from perdure._session import Session
 from perdure._sweeper import Sweeper
-from perdure._threads import Threads
+from perdure._threads import Job, Threads
 from perdure.errors import (
     CannotConnect,
     ConnectionLost,
@@ -93,6 +94,7 @@ class _Lease:
     __slots__ = (
         "claimed_at",
         "context",
+        "expires_at",
         "has_begun",
         "id",
         "input",
@@ -102,7 +104,6 @@ class _Lease:
         "job",
         "task",
         "thread",
-        "timeout",
         "token",
     )
 
@@ -112,6 +113,7 @@ class _Lease:
         token: int,
         task: Task[..., Any, Any],
         input_: Any,
+        claimed_at: float,
         timeout: float,
         context: Context,
     ) -> None:
@@ -119,11 +121,11 @@ class _Lease:
         self.token = token
         self.task = task
         self.input = input_
-        self.timeout = timeout
         self.context = context
-        self.claimed_at = time.monotonic()
+        self.claimed_at = claimed_at
+        self.expires_at = claimed_at + timeout  # the database counts from the claim, too
         self.job: asyncio.Task[None] | None = None
-        self.thread: asyncio.Future[Any] | None = None
+        self.thread: Job | None = None
         self.has_begun = False
         self.is_dropped = False  # no longer ours: its report would be refused
         self.is_late = False
@@ -133,9 +135,11 @@ class _Lease:
         return self.is_dropped or self.is_interrupted
 
     def expire(self) -> None:
-        """Its time is up."""
+        """Its time is up; a sync body is no longer waited for."""
         self.is_late = True
         self.interrupt()
+        if self.thread is not None:
+            self.thread.outcome.cancel()
 
     def interrupt(self) -> None:
         """Cancels an async body; asks a sync one through its context."""
@@ -209,6 +213,8 @@ class Worker:
         self._held_at = 0.0
         self._backoff = _FIRST_BACKOFF
         self._threads = Threads(concurrency)
+        self._alarm: asyncio.TimerHandle | None = None
+        self._alarm_at = math.inf  # when the first of the begun leases expires
         self._timers: list[asyncio.TimerHandle] = []
 
     # Life
@@ -280,6 +286,7 @@ class Worker:
                 loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
+        self._timers += [] if self._alarm is None else [self._alarm]
         for timer in self._timers:
             timer.cancel()
         for lease in list(self._leases.values()):
@@ -353,8 +360,9 @@ class Worker:
             for id_ in reply.gone:
                 if (lost := self._leases.get(id_)) is not None:
                     self._drop(lost)
+            claimed_at = time.monotonic()
             for claimed in reply.claimed:
-                self._take(*claimed)
+                self._take(claimed_at, *claimed)
             is_full = 0 < want == len(reply.claimed)
             after, full_at = (reply.after, now) if is_full else (None, 0.0)
             if is_full and self._want():
@@ -435,6 +443,7 @@ class Worker:
 
     def _take(
         self,
+        claimed_at: float,
         id_: int,
         token: int,
         name: str,
@@ -446,8 +455,9 @@ class Worker:
         former = self._leases.get(id_)
         if former is not None:
             self._drop(former)
-        context = Context(id_, name, attempt, extra or {}, self._shutting_down)
-        lease = _Lease(id_, token, self._app.tasks[name], input_, timeout_ms / 1000, context)
+        context = Context(id_, name, attempt, extra, self._shutting_down)
+        task = self._app.tasks[name]
+        lease = _Lease(id_, token, task, input_, claimed_at, timeout_ms / 1000, context)
         self._leases[id_] = lease
         if self._phase > _Phase.RUNNING:
             self._hand_back(lease)  # the claim was under way when the worker was told to stop
@@ -457,8 +467,31 @@ class Worker:
             self._backlog.append(lease)
 
     def _begin(self, lease: _Lease) -> None:
+        assert self._loop is not None
         self._busy += 1
-        lease.job = asyncio.create_task(self._run(lease))
+        lease.job = self._loop.create_task(self._run(lease))
+        if lease.expires_at < self._alarm_at:
+            self._set_alarm(lease.expires_at)
+
+    def _set_alarm(self, at: float) -> None:
+        """One timer for all: a timer for each body would cost more than the shortest bodies."""
+        assert self._loop is not None
+        if self._alarm is not None:
+            self._alarm.cancel()
+        self._alarm_at = at
+        self._alarm = self._loop.call_later(at - time.monotonic(), self._expire)
+
+    def _expire(self) -> None:
+        """Ends the attempts whose time is up; the alarm is set for the next one."""
+        self._alarm, self._alarm_at = None, math.inf
+        now = time.monotonic()
+        begun = [x for x in self._leases.values() if x.job is not None and not x.is_late]
+        for lease in begun:
+            if lease.expires_at <= now:
+                lease.expire()
+        at = min((x.expires_at for x in begun if not x.is_late), default=math.inf)
+        if at < math.inf:
+            self._set_alarm(at)
 
     def _drop(self, lease: _Lease) -> None:
         """The lease is not ours any more: stops its body, whose report would be refused."""
@@ -479,86 +512,89 @@ class Worker:
             self._reports.append(report)
             self._stir.set()
 
-    def _thread_ended(self, thread: asyncio.Future[Any]) -> None:
-        if not thread.cancelled():
-            thread.exception()  # else asyncio complains that nobody looked
-        self._free()
-
     def _free(self) -> None:
         """A slot is free: the next that waits for one begins."""
         self._busy -= 1
         while self._backlog and self._busy < self._concurrency:
             lease = self._backlog.popleft()
-            waited = time.monotonic() - lease.claimed_at
-            if waited > lease.timeout / 2:  # the database counts from the claim
+            middle = (lease.claimed_at + lease.expires_at) / 2
+            if time.monotonic() > middle:  # too little of its time is left
                 self._hand_back(lease)
             else:
-                lease.timeout -= waited
                 self._begin(lease)
         self._stir.set()
 
     # Bodies
 
     async def _run(self, lease: _Lease) -> None:
+        """One attempt, from the input to the report."""
+        task = lease.task
         try:
-            self._report(lease, await self._attempt(lease))
+            if lease.must_stop():
+                raise asyncio.CancelledError
+            lease.has_begun = True
+            enter(lease.context)
+            try:
+                if task.is_plain:
+                    args, kwargs = task.binding.read_input(lease.input)
+                else:
+                    args, kwargs = await self._arguments(lease)
+            except Exception as error:
+                report = _not_begun(lease, error)
+            else:
+                try:
+                    if task.is_async:
+                        value = await task.body(*args, **kwargs)
+                    else:
+                        value = await self._in_thread(lease, args, kwargs)
+                except (Exception, SystemExit, asyncio.CancelledError) as error:
+                    report = _raised(lease, error)
+                else:
+                    report = _reports.returned(self._app, task, lease.id, lease.token, value)
+            self._report(lease, report)
         except asyncio.CancelledError:
             self._hand_back(lease)
         finally:
-            if lease.thread is None or lease.thread.done():
+            if lease.thread is None or lease.thread.is_over:
                 self._free()
-            else:
-                lease.thread.add_done_callback(self._thread_ended)
+            else:  # it keeps its slot until it really ends; what it says then is ignored
+                lease.thread.when_over = self._free
 
-    async def _attempt(self, lease: _Lease) -> Report:
-        id_, token, task = lease.id, lease.token, lease.task
-        if lease.must_stop():
-            raise asyncio.CancelledError
-        lease.has_begun = True
-        enter(lease.context)
-        try:
-            given = lease.input if task.validate is None else await _validated(task, lease.input)
-            args, kwargs = task.binding.read_input(given)
-            if (parameter := task.binding.finalize_parameter) is not None:
-                kwargs[parameter] = await load_finalize(self._app, lease.input)
-        except (CannotConnect, ConnectionLost, psycopg.OperationalError) as error:
-            log.warning("execution %d is handed back: %s", id_, _first_line(error))
-            return _reports.report(id_, token, "released")
-        except Exception as error:
-            return _reports.invalid_input(task.name, id_, token, error)
-        try:
-            run = self._in_loop if task.is_async else self._in_thread
-            value = await run(lease, args, kwargs)
-        except asyncio.CancelledError:
-            if lease.must_stop():
-                raise
-            return _reports.raised(id_, token, RuntimeError("the body was cancelled from within"))
-        except (Exception, SystemExit) as error:
-            if lease.must_stop():
-                return _reports.report(id_, token, "released")
-            return _reports.raised(id_, token, error)
-        return _reports.returned(self._app, task, id_, token, value)
+    async def _arguments(self, lease: _Lease) -> tuple[list[Any], dict[str, Any]]:
+        """Of a task with a check of its own, or of a finalize."""
+        task = lease.task
+        given = lease.input if task.validate is None else await _validated(task, lease.input)
+        args, kwargs = task.binding.read_input(given)
+        if (parameter := task.binding.finalize_parameter) is not None:
+            kwargs[parameter] = await load_finalize(self._app, lease.input)
+        return args, kwargs
 
-    async def _in_loop(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
-        timer = asyncio.get_running_loop().call_later(lease.timeout, lease.expire)
-        try:
-            return await lease.task.body(*args, **kwargs)
-        except asyncio.CancelledError as error:
-            if lease.is_late and not lease.must_stop():
-                raise TimedOut from error
-            raise
-        finally:
-            timer.cancel()
-
-    async def _in_thread(self, lease: _Lease, args: list[Any], kwargs: dict[str, Any]) -> Any:
+    async def _in_thread(self, lease: _Lease, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
         inside = contextvars.copy_context()
         call = functools.partial(inside.run, _call, lease.task.body, args, kwargs)
-        lease.thread = asyncio.get_running_loop().run_in_executor(self._threads, call)
-        done, _ = await asyncio.wait((lease.thread,), timeout=lease.timeout)
-        if not done:  # it keeps its slot until it really ends; what it says then is ignored
-            lease.expire()
-            raise TimedOut
-        return lease.thread.result()
+        lease.thread = self._threads.run(call)
+        return await lease.thread.outcome
+
+
+def _not_begun(lease: _Lease, error: Exception) -> Report:
+    if isinstance(error, (CannotConnect, ConnectionLost, psycopg.OperationalError)):
+        log.warning("execution %d is handed back: %s", lease.id, _first_line(error))
+        return _reports.report(lease.id, lease.token, "released")
+    return _reports.invalid_input(lease.task.name, lease.id, lease.token, error)
+
+
+def _raised(lease: _Lease, error: BaseException) -> Report:
+    """The report of a body that raised; CancelledError where it has to be handed back."""
+    if isinstance(error, asyncio.CancelledError):
+        if lease.must_stop():
+            raise error
+        if not lease.is_late:
+            error = RuntimeError("the body was cancelled from within")
+        else:
+            error = TimedOut()
+    elif lease.must_stop():
+        return _reports.report(lease.id, lease.token, "released")
+    return _reports.raised(lease.id, lease.token, error)
 
 
 async def _validated(task: Task[..., Any, Any], value: Any) -> Any:
@@ -571,7 +607,7 @@ def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0]
 
 
-def _call(body: Callable[..., Any], args: list[Any], kwargs: dict[str, Any]) -> Any:
+def _call(body: Callable[..., Any], args: Sequence[Any], kwargs: dict[str, Any]) -> Any:
     try:
         return body(*args, **kwargs)
     except StopIteration as error:  # a future cannot carry it

@@ -15,6 +15,7 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_parent perdure.execution;

@@ -9,6 +9,7 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_limit int := (select c.payload_limit from perdure.config as c);

@@ -13,6 +13,7 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_priority smallint := coalesce((p_after ->> 0)::smallint, -32768);
@@ -20,25 +21,31 @@ declare
   v_id bigint := coalesce((p_after ->> 2)::bigint, 0);
 begin
   select
-    coalesce(array_agg(s.id order by s.priority, s.start_at, s.id), '{}'),
-    coalesce(sum(s.bytes), 0)
+    coalesce(array_agg(c.id order by c.priority, c.start_at, c.id), '{}'),
+    coalesce(sum(c.bytes), 0)
   into ids, bytes
   from (
-    select c.*, sum(c.bytes) over (order by c.priority, c.start_at, c.id) - c.bytes as before
+    select r.id, r.priority, r.start_at, r.bytes
+    from perdure.ready as r
+    where r.queue = p_queue
+      and not r.is_aside
+      and r.shard is null
+      and (r.priority, r.start_at, r.id) > (v_priority, v_start, v_id)
+      and (p_tasks is null or r.task = any(p_tasks))
+    order by r.priority, r.start_at, r.id
+    limit p_max
+    for update skip locked
+  ) as c;
+  if bytes > p_budget then  -- only as many as fit into it
+    select array_agg(s.id order by s.priority, s.start_at, s.id), sum(s.bytes) into ids, bytes
     from (
-      select r.id, r.priority, r.start_at, r.bytes
+      select r.id, r.priority, r.start_at, r.bytes,
+        sum(r.bytes) over (order by r.priority, r.start_at, r.id) - r.bytes as before
       from perdure.ready as r
-      where r.queue = p_queue
-        and not r.is_aside
-        and r.shard is null
-        and (r.priority, r.start_at, r.id) > (v_priority, v_start, v_id)
-        and (p_tasks is null or r.task = any(p_tasks))
-      order by r.priority, r.start_at, r.id
-      limit p_max
-      for update skip locked
-    ) as c
-  ) as s
-  where s.before < p_budget;
+      where r.id = any(ids)
+    ) as s
+    where s.before < p_budget;
+  end if;
 end
 $$;
 

@@ -6,10 +6,8 @@
 -- rows are moved by id, so no plan can turn the claim into a join over the room.
 
 create or replace function perdure._claim(
-  p_worker perdure.worker, p_queues text[], p_tasks text[], p_max int, p_after jsonb default null
-) returns table (
-  id bigint, token int, task text, attempt int, input jsonb, timeout_ms bigint, extra jsonb,
-  queue text, priority smallint, start_at timestamptz, bytes int, is_last boolean
+  p_worker perdure.worker, p_queues text[], p_tasks text[], p_max int, p_after jsonb,
+  out claimed json, out next_after jsonb, out more boolean
 )
 language plpgsql
 volatile
@@ -19,113 +17,110 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
-#variable_conflict use_column
 declare
-  v_now timestamptz := perdure._clock();
+  v_now timestamptz;
   v_budget bigint := (select c.claim_bytes from perdure.config as c);
-  v_left int := p_max;
+  v_ids bigint[] := '{}';
+  v_lasts bigint[] := '{}';  -- of each queue's common line
+  v_found record;
   v_queue text;
-  v_ids bigint[];
-  v_last bigint;  -- of the common line
-  v_is_owner boolean;
-  v_is_more boolean := false;
+  v_is_owner boolean := exists (select from perdure.shard as s where s.worker_id = p_worker.id);
+  v_broken perdure.ready[];
 begin
-  perform perdure._promote(v_now, greatest(p_max, 1000));
-  v_is_owner := exists (select from perdure.shard as s where s.worker_id = p_worker.id);
+  more := false;
   foreach v_queue in array p_queues loop
-    exit when v_left <= 0 or v_budget <= 0;
+    exit when cardinality(v_ids) >= p_max or v_budget <= 0;
     if v_is_owner then
-      select c.ids, v_budget - c.bytes, c.last_id, v_is_more or c.is_more
-      into v_ids, v_budget, v_last, v_is_more
-      from perdure._both_candidates(
-        p_worker.id, v_queue, p_tasks, v_left, v_budget, p_after -> v_queue
-      ) as c;
+      v_found := perdure._both_candidates(
+        p_worker.id, v_queue, p_tasks, p_max - cardinality(v_ids), v_budget, p_after -> v_queue
+      );
+      v_lasts := v_lasts || v_found.last_id;
+      more := more or v_found.is_more;
     else
-      select c.ids, v_budget - c.bytes, c.ids[cardinality(c.ids)] into v_ids, v_budget, v_last
-      from perdure._candidates(v_queue, p_tasks, v_left, v_budget, p_after -> v_queue) as c;
+      v_found := perdure._candidates(
+        v_queue, p_tasks, p_max - cardinality(v_ids), v_budget, p_after -> v_queue
+      );
+      v_lasts := v_lasts || v_found.ids[cardinality(v_found.ids)];
     end if;
-    if exists (select from perdure.closing as c where c.kind = 'end') then
-      v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
-    end if;
-    continue when cardinality(v_ids) = 0;
-    v_now := perdure._clock();  -- after the candidates were seen: none of them is younger
-    return query
-    with taken as (
-      delete from perdure.ready as r where r.id = any(v_ids) returning r.*
-    ), found as (
-      select t.*, e.id is not null as has_facts, e.timeout_ms, e.is_finalize, e.root_id, e.position,
-        e.key, e.headers, e.tags, e.input as first_input, a.error
-      from taken as t
-      left join lateral (
-        select x.* from perdure.execution as x where x.id = t.id
-      ) as e on true
-      left join lateral (
-        select y.error
-        from perdure.attempt as y
-        where t.attempts + t.crashes > 0 and y.execution_id = t.id
-        order by y.token desc
-        limit 1
-      ) as a on true
-    ), leased as (
-      insert into perdure.running (
-        id, started_at, expires_at, deadline_at, parent_id, parent_generation, worker_id, token,
-        attempts, crashes, iteration, is_keyed, task, input
-      )
-      select
-        f.id, v_now, v_now + f.timeout_ms * interval '1 millisecond', f.deadline_at, f.parent_id,
-        f.parent_generation, p_worker.id, f.token + 1, f.attempts, f.crashes, f.iteration,
-        f.is_keyed, f.task, f.input
-      from found as f
-      where f.has_facts
-    ), broken as (
-      -- its facts are gone: it ends alone, and its parent is told later
-      insert into perdure.finished (
-        id, finished_at, token, attempts, crashes, iteration, status, error
-      )
-      select f.id, v_now, f.token + 1, f.attempts, f.crashes, f.iteration, 'failed',
-        jsonb_build_object(
-          'type', 'no_facts', 'message', 'the row in perdure.execution is missing',
-          'retryable', false
-        )
-      from found as f
-      where not f.has_facts
-    ), owed as (
-      insert into perdure.closing (kind, execution_id, generation, amount, failures, due_at)
-      select 'tell', f.parent_id, f.parent_generation, 1, 1, v_now
-      from found as f
-      where not f.has_facts and f.parent_id is not null
-    ), kept as (
-      insert into perdure.closing (kind, execution_id, due_at)
-      select 'turn', f.id, v_now from found as f where not f.has_facts and f.shard is not null
+    v_ids := v_ids || v_found.ids;
+    v_budget := v_budget - v_found.bytes;
+  end loop;
+  if exists (select from perdure.closing as c where c.kind = 'end') then
+    v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
+  end if;
+  -- fewer than wanted: the head of a line was not looked at, the byte budget was used up, or there
+  -- is more in the worker's shards
+  more := cardinality(v_ids) < p_max and (more or p_after is not null or v_budget <= 0);
+  if cardinality(v_ids) = 0 then
+    return;
+  end if;
+  v_now := perdure._clock();  -- after the candidates were seen: none of them is younger
+  with taken as (
+    delete from perdure.ready as r where r.id = any(v_ids) returning r.*
+  ), found as (
+    select t.*, e.id is not null as has_facts, e.timeout_ms, e.is_finalize, e.root_id, e.position,
+      e.key, e.headers, e.tags, e.input as first_input
+    from taken as t
+    left join lateral (
+      select x.* from perdure.execution as x where x.id = t.id
+    ) as e on true
+  ), leased as (
+    insert into perdure.running (
+      id, started_at, expires_at, deadline_at, parent_id, parent_generation, worker_id, token,
+      attempts, crashes, iteration, is_keyed, task, input
     )
     select
-      f.id, f.token + 1, f.task, f.attempts + 1, coalesce(f.input, f.first_input), f.timeout_ms,
-      case
-        when f.parent_id is null and f.key is null and f.headers is null and f.tags is null
-          and f.attempts + f.crashes + f.iteration = 0 and f.deadline_at is null
-          and f.queue = 'default' and f.shard_key is null
-          then null
-        else perdure._extra(
-          f.id, f.queue, f.parent_id, f.root_id, f.position, f.is_finalize, f.iteration, f.crashes,
-          f.key, f.deadline_at, f.headers, f.tags, f.error, f.shard_key
-        )
-      end,
-      f.queue, f.priority, f.start_at, f.bytes,
-      f.id = v_last
+      f.id, v_now, v_now + f.timeout_ms * interval '1 millisecond', f.deadline_at, f.parent_id,
+      f.parent_generation, p_worker.id, f.token + 1, f.attempts, f.crashes, f.iteration,
+      f.is_keyed, f.task, f.input
     from found as f
     where f.has_facts
-    order by f.priority, f.start_at, f.id;
-    v_left := v_left - cardinality(v_ids);
-  end loop;
-  if v_is_more and v_left > 0 then  -- a last row, without an id
-    is_last := false;
-    return next;
+  )
+  select
+    json_agg(
+      json_build_array(
+        f.id, f.token + 1, f.task, f.attempts + 1, coalesce(f.input, f.first_input), f.timeout_ms,
+        case
+          when f.parent_id is null and f.key is null and f.headers is null and f.tags is null
+            and f.attempts + f.crashes + f.iteration = 0 and f.deadline_at is null
+            and f.queue = 'default' and f.shard_key is null
+            then null
+          else perdure._extra(
+            f.id, f.queue, f.parent_id, f.root_id, f.position, f.is_finalize, f.iteration,
+            f.crashes, f.key, f.deadline_at, f.headers, f.tags,
+            case
+              when f.attempts + f.crashes > 0 then (
+                select a.error
+                from perdure.attempt as a
+                where a.execution_id = f.id
+                order by a.token desc
+                limit 1
+              )
+            end,
+            f.shard_key
+          )
+        end
+      ) order by array_position(p_queues, f.queue), f.priority, f.start_at, f.id
+    ) filter (where f.has_facts),
+    jsonb_object_agg(f.queue, jsonb_build_array(f.priority, f.start_at, f.id))
+      filter (where f.id = any(v_lasts)),
+    array_agg(row(
+      f.id, f.start_at, f.deadline_at, f.parent_id, f.parent_generation, f.token, f.attempts,
+      f.crashes, f.iteration, f.bytes, f.priority, f.is_keyed, f.is_aside, f.queue, f.task,
+      f.input, f.shard, f.shard_key, f.is_held
+    )::perdure.ready) filter (where not f.has_facts)
+  into claimed, next_after, v_broken
+  from found as f;
+  if v_broken is not null then
+    perform perdure._end_broken(v_broken, v_now);
   end if;
 end
 $$;
 
 comment on function perdure._claim(perdure.worker, text[], text[], int, jsonb) is
 'Leases up to p_max due executions to the worker, queue by queue in the order given. p_after:
-{queue: [priority, start_at, id]} of the last one of the last claim, or null to begin at the head. A
-last row without an id says that there is more in the worker''s shards than could be looked at.';
+{queue: [priority, start_at, id]} of the last one of the last claim, or null to begin at the head.
+claimed: arrays [id, token, task, attempt, input, timeout_ms, extra], null for none; next_after:
+where this claim ended; more: fewer than wanted, and not all was looked at.';

@@ -2,14 +2,16 @@
 
 create or replace function perdure._has_due(p_queues text[], p_worker_id int default null)
 returns boolean
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_sort = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
-  select exists (
+begin
+  return exists (
     -- asked in a sub-select, the clock is read once and can bound an index
     select from perdure.scheduled as s where s.start_at <= (select perdure._clock())
   ) or exists (
@@ -42,7 +44,8 @@ as $$
       order by r.shard
       limit 1
     ) as r
-  )
+  );
+end
 $$;
 
 comment on function perdure._has_due(text[], int) is

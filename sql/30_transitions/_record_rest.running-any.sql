@@ -3,7 +3,7 @@
 -- An unacceptable item ends its own execution and nothing else.
 
 create or replace function perdure._record_rest(
-  p_rows perdure.running[], p_by_lease jsonb, p_now timestamptz, p_limit int,
+  p_rows perdure.running[], p_outcomes jsonb[], p_now timestamptz, p_limit int,
   out results jsonb, out tellings perdure._telling[]
 )
 language plpgsql
@@ -27,8 +27,9 @@ declare
   v_delays bigint[] := '{}';
 begin
   results := '[]';
-  foreach v_row in array p_rows loop
-    v_outcome := p_by_lease -> (v_row.id || ' ' || v_row.token);
+  for v_at in 1 .. cardinality(p_rows) loop
+    v_row := p_rows[v_at];
+    v_outcome := p_outcomes[v_at];
     v_kind := v_outcome ->> 'outcome';
     v_delay := perdure._delay_ms(v_outcome -> 'delay');
     v_code := null;
@@ -98,5 +99,6 @@ begin
 end
 $$;
 
-comment on function perdure._record_rest(perdure.running[], jsonb, timestamptz, int) is
-'Applies outcomes other than an acceptable `completed` to leases that were just taken.';
+comment on function perdure._record_rest(perdure.running[], jsonb[], timestamptz, int) is
+'Applies outcomes other than an acceptable `completed` to leases that were just taken; parallel
+arrays.';

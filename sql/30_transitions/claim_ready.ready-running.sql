@@ -12,24 +12,26 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_worker perdure.worker := perdure._enter(worker);
+  v_now timestamptz := perdure._clock();
+  v_most int := coalesce(max, 1);
+  v_claim record;
 begin
-  if exists (
-    select from perdure.scheduled as s where s.start_at <= (select perdure._clock())
-  ) then
-    perform perdure._notify_ready();  -- the claim moves these into the lines of all queues
+  queues := perdure._served(queues, v_worker.queues, 'queue');
+  tasks := perdure._served(tasks, v_worker.tasks, 'task');
+  if exists (select from perdure.scheduled as s where s.start_at <= v_now) then
+    perform perdure._promote(v_now, greatest(v_most, 1000));
+    perform perdure._notify_ready();  -- they may stand in the lines of any queue now
   end if;
+  v_claim := perdure._claim(v_worker, queues, tasks, v_most, null);
   return query
-  select c.id, c.token, c.task, c.attempt, c.input, c.timeout_ms, c.extra
-  from perdure._claim(
-    v_worker,
-    perdure._served(queues, v_worker.queues, 'queue'),
-    perdure._served(tasks, v_worker.tasks, 'task'),
-    coalesce(max, 1)
-  ) as c
-  where c.id is not null;
+  select
+    (c.value ->> 0)::bigint, (c.value ->> 1)::int, c.value ->> 2, (c.value ->> 3)::int,
+    (c.value -> 4)::jsonb, (c.value ->> 5)::bigint, nullif((c.value -> 6)::jsonb, 'null')
+  from json_array_elements(v_claim.claimed) as c;
 end
 $$;
 
