@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import importlib
 import json
 import os
 import platform
@@ -33,6 +32,7 @@ import psycopg
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 
+import peers
 from perdure._server import DURABLE, LocalServer, find_binaries
 from perdure.errors import PerdureError
 
@@ -125,6 +125,17 @@ class Program:
             if key in record:
                 return record
 
+    def hear_and_watch(self, key: str) -> tuple[dict[str, Any], float]:
+        """The same, and the most memory that it had until then; looked at now and then."""
+        end = time.monotonic() + LIMIT
+        peak = 0.0
+        while (said := self.has_said(key)) is None:
+            if time.monotonic() > end:
+                raise Failed(f"nothing of {key!r} was heard within {LIMIT:.0f} s")
+            peak = self.peak_rss() or peak
+            time.sleep(POLL)
+        return said, peak
+
     def has_said(self, key: str) -> dict[str, Any] | None:
         """The same without waiting."""
         try:
@@ -195,9 +206,6 @@ class Engine:
 def _argv(name: str) -> list[str]:
     if name in OWN:
         return [sys.executable, str(ENGINES / f"{name}_engine.py")]
-    if not Path(__file__).with_name("peers.py").exists():
-        raise Skipped("absent: there is no benchmarks/peers.py")
-    peers = importlib.import_module("peers")
     found = peers.prepare(name)
     if isinstance(found, peers.Absent):
         raise Skipped(f"absent: {found.reason}")
@@ -499,15 +507,19 @@ class Database:
         program.hear("ready", PATIENCE)
         return program
 
+    def start_enqueue(
+        self, what: str, how: str, count: int, options: Mapping[str, Any] | None = None
+    ) -> Program:
+        given = json.dumps(dict(options or {}))
+        return self.start("enqueue", self.dsn, what, how, str(count), "--options", given)
+
     def enqueue(
         self, what: str, how: str, count: int, options: Mapping[str, Any] | None = None
     ) -> Figures:
         """Enqueues; what it took. `called` is when the first call began."""
         before, commits, cpu = self.written(), self.commits(), self.cpu([])
-        program = self.start(
-            "enqueue", self.dsn, what, how, str(count), "--options", json.dumps(dict(options or {}))
-        )
-        said = program.hear("seconds")
+        program = self.start_enqueue(what, how, count, options)
+        said, peak = program.hear_and_watch("seconds")
         ended = float(said.get("ended", time.monotonic()))
         program.wait(PATIENCE)
         self.programs.remove(program)
@@ -517,6 +529,7 @@ class Database:
             "seconds": said["seconds"],
             "executions": count,
             "per_second": count / said["seconds"],
+            "peak_rss_mb": peak / 1e6,
             "server_us": 1e6 * (self.cpu([]).server - cpu.server) / count,
             "commits": (self.commits() - commits) / count,
             **_per_execution(before, self.written(), count),

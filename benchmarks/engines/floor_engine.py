@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, LiteralString
 
 import orjson
 import psycopg
 from psycopg.types.json import set_json_loads
 
-from perdure_engine import MESSAGE, UNFINISHED, install
+from perdure_engine import MESSAGE, UNFINISHED, install, produce
 from protocol import Engine, Unsupported, begun, main, stamped
 
 if TYPE_CHECKING:
@@ -121,21 +122,20 @@ class Floor(Engine):
     def enqueue(self, what: str, how: str, count: int, options: dict[str, Any]) -> float:
         if what != "noop":
             raise Unsupported("the floor knows no-ops only")
-        inputs = [{"i": i, "msg": MESSAGE} for i in range(count)]
-        size = CHUNK if how == "bulk" else 1
         with _connect(self.dsn) as conn, conn.cursor() as cursor:
 
-            def insert() -> None:
-                for start in range(0, count, size):
-                    data = orjson.dumps(inputs[start : start + size]).decode()
-                    cursor.execute(ENQUEUE, [what, data], prepare=True)
+            def insert(inputs: list[Any]) -> None:
+                data = orjson.dumps(inputs).decode()
+                cursor.execute(ENQUEUE, [what, data], prepare=True)
 
+            if "seconds" in options:
+                return produce(self.dsn, lambda size: insert(_inputs(size)), **options)
+            inputs = _inputs(count)
+            size = CHUNK if how == "bulk" else 1
             began = time.monotonic()
-            if how == "transaction":
-                with conn.transaction():
-                    insert()
-            else:
-                insert()
+            with conn.transaction() if how == "transaction" else nullcontext():
+                for start in range(0, count, size):
+                    insert(inputs[start : start + size])
             return time.monotonic() - began
 
     def work(self, options: dict[str, Any]) -> None:
@@ -155,6 +155,10 @@ class Floor(Engine):
     def sender(self) -> Callable[[], Any]:
         conn = _connect(self.dsn)
         return lambda: conn.execute(NOTIFIED, ["stamp", "[{}]"], prepare=True)
+
+
+def _inputs(count: int) -> list[Any]:
+    return [{"i": i, "msg": MESSAGE} for i in range(count)]
 
 
 def _connect(dsn: str) -> psycopg.Connection[Any]:

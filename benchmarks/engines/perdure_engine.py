@@ -35,6 +35,18 @@ select (select r.id from perdure.running as r order by r.id desc limit 1) is not
   )
 """
 
+# Numbers are given in a row: how far the last one is from the one whose turn it is.
+IN_LINE = """
+select q.last_value - (
+  select r.id
+  from perdure.ready as r
+  where r.queue = 'default' and not r.is_aside and r.shard is null
+  order by r.priority, r.start_at, r.id
+  limit 1
+)
+from perdure.execution_id_seq as q
+"""
+
 
 def build(dsn: str, *, is_sync: bool = False) -> App:
     """The tasks; with `is_sync` the no-op is a function, not a coroutine."""
@@ -105,14 +117,20 @@ class Perdure(Engine):
             "version": _schema.client_version(),
             "settings": {"batch": BATCH, "concurrency": "2 batches"},
             "unfinished": UNFINISHED,
-            "finalized": "select count(*) from perdure.executions where is_finalize"
-            " and status = 'completed'",
+            "finalized": "select count(*) from perdure.execution join perdure.finished using (id)"
+            " where is_finalize and status = 'completed'",
         }
 
     def enqueue(self, what: str, how: str, count: int, options: dict[str, Any]) -> float:
         app = build(self.dsn)
         with app.sync as client:
             client.executions(limit=1)  # connected
+            if "seconds" in options:
+                return produce(
+                    self.dsn,
+                    lambda size: client.enqueue_many(_calls(app, what, size, options)),
+                    **options,
+                )
             calls = _calls(app, what, count, options)
             began = time.monotonic()
             match how:
@@ -175,6 +193,19 @@ def _calls(app: App, what: str, count: int, options: dict[str, Any]) -> Iterator
                 yield app.call("loop")
         case _:
             raise Unsupported(what)
+
+
+def produce(dsn: str, enqueue: Callable[[int], Any], *, seconds: float, ahead: int) -> float:
+    """Enqueues a thousand at a time, so that never more than `ahead` and these are in line."""
+    began = time.monotonic()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        while time.monotonic() < began + seconds:
+            row = conn.execute(IN_LINE, prepare=True).fetchone()
+            if row and (row[0] or 0) > ahead:
+                time.sleep(0.01)
+            else:
+                enqueue(1_000)
+    return time.monotonic() - began
 
 
 async def _run(workers: list[Worker]) -> None:
