@@ -74,6 +74,9 @@ COMPARED = {  # figure → whether more of it is better
     "wal_bytes": False,
 }
 
+# What may go wrong with one engine is told in its row; the others go on.
+TROUBLE = (Failed, psycopg.Error, OSError, subprocess.SubprocessError)
+
 
 # Measuring ----------------------------------------------------------------------------------------
 
@@ -81,10 +84,17 @@ COMPARED = {  # figure → whether more of it is better
 def run_workload(workload: Workload, plan: Plan, repeats: int, tell: Callable[[str], None]) -> Json:
     """All its cases, in turn and again: noise that lasts hits all of them."""
     began = time.monotonic()
+    cases: list[Case] = []
+    taken: list[list[Figures]] = []
+    reasons: dict[int, str] = {}
+    trouble = None
     with plan.stack:
-        cases = list(workload.cases(plan))
-        taken: list[list[Figures]] = [[] for _ in cases]
-        reasons: dict[int, str] = {}
+        try:
+            cases = list(workload.cases(plan))
+        except (Skipped, *TROUBLE) as error:
+            trouble = _first_line(error)
+            tell(f"{workload.name} could not be prepared: {trouble}")
+        taken = [[] for _ in cases]
         for repeat in range(repeats):
             for number, case in enumerate(cases):
                 if number in reasons:
@@ -94,8 +104,8 @@ def run_workload(workload: Workload, plan: Plan, repeats: int, tell: Callable[[s
                     figures = case.measure()
                 except Skipped as skipped:
                     reasons[number] = str(skipped)
-                except (Failed, psycopg.Error, OSError, subprocess.SubprocessError) as error:
-                    reasons[number] = f"failed: {str(error).strip().splitlines()[0]}"
+                except TROUBLE as error:
+                    reasons[number] = f"failed: {_first_line(error)}"
                 else:
                     taken[number].append(figures)
                     tell(f"{label}: {_gist(figures)}")
@@ -106,7 +116,16 @@ def run_workload(workload: Workload, plan: Plan, repeats: int, tell: Callable[[s
         for number, (case, figures) in enumerate(zip(cases, taken, strict=True))
     ]
     _add_shares(rows)
-    return {"title": workload.title, "seconds": time.monotonic() - began, "rows": rows}
+    return {
+        "title": workload.title,
+        "seconds": time.monotonic() - began,
+        "reason": trouble,
+        "rows": rows,
+    }
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def _row(case: Case, repeats: list[Figures], reason: str | None) -> Json:
@@ -157,7 +176,7 @@ def show_workload(console: Console, name: str, found: Json) -> None:
     for column in shown:
         table.add_column(COLUMNS[column][0], justify="right")
     table.add_column("of the floor", justify="right")
-    absent = []
+    absent = [f"not prepared: {found['reason']}"] if found["reason"] else []
     for row in rows:
         if not row["repeats"]:
             absent.append(f"{row['engine']}, {row['variant']}: {row['reason']}")

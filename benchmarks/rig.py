@@ -100,7 +100,8 @@ class Program:
                 preexec_fn=_die_with_parent,
             )
         self.pid = self._process.pid
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def _read(self) -> None:
         assert self._process.stdout
@@ -108,6 +109,7 @@ class Program:
             with contextlib.suppress(ValueError):
                 if isinstance(record := json.loads(line), dict):
                     self._records.put(record)
+        self._process.stdout.close()
         self._records.put(None)
 
     def hear(self, key: str, patience: float = LIMIT) -> dict[str, Any]:
@@ -159,7 +161,9 @@ class Program:
     def wait(self, patience: float = LIMIT) -> None:
         """Until it ends by itself, well."""
         try:
-            if self._process.wait(patience):
+            code = self._process.wait(patience)
+            self._hang_up()
+            if code:
                 raise Failed(f"the program failed: {self._last_words()}")
         except subprocess.TimeoutExpired:
             raise Failed(f"the program did not end within {patience:.0f} s") from None
@@ -173,6 +177,13 @@ class Program:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        assert self._process.stdin
+        with contextlib.suppress(OSError):
+            self._process.stdin.close()
+        self._reader.join(PATIENCE)
 
     def peak_rss(self) -> float:
         """Bytes; 0 once it has ended."""
@@ -410,15 +421,12 @@ class Rig:
         self.await_departure(database.name)
         return database.name
 
-    def await_departure(self, database: str, *, but_for: int = 0) -> None:
-        """Until no session is left there: then what it did is known to the statistics."""
-        query = (
-            "select count(*) from pg_stat_activity"
-            " where datname = %s and backend_type = 'client backend' and pid <> %s"
-        )
+    def await_departure(self, database: str) -> None:
+        """Until no engine is connected there: then what it did is known to the statistics."""
+        query = "select count(*) from pg_stat_activity where datname = %s and usename = %s"
         end = time.monotonic() + PATIENCE
         while time.monotonic() < end:
-            if self.admin.execute(query, [database, but_for]).fetchone() == (0,):
+            if self.admin.execute(query, [database, ROLE]).fetchone() == (0,):
                 return
             time.sleep(POLL)
 
@@ -516,16 +524,15 @@ class Database:
     def enqueue(
         self, what: str, how: str, count: int, options: Mapping[str, Any] | None = None
     ) -> Figures:
-        """Enqueues; what it took. `called` is when the first call began."""
+        """Enqueues; what it took."""
         before, commits, cpu = self.written(), self.commits(), self.cpu([])
         program = self.start_enqueue(what, how, count, options)
         said, peak = program.hear_and_watch("seconds")
-        ended = float(said.get("ended", time.monotonic()))
         program.wait(PATIENCE)
         self.programs.remove(program)
-        self.rig.await_departure(self.name, but_for=self.watcher)
+        if not self.programs:  # no worker either
+            self.rig.await_departure(self.name)
         figures = {
-            "called": ended - said["seconds"],
             "seconds": said["seconds"],
             "executions": count,
             "per_second": count / said["seconds"],
@@ -578,7 +585,7 @@ class Database:
         for worker in workers:
             worker.end()
             self.programs.remove(worker)
-        self.rig.await_departure(self.name, but_for=self.watcher)
+        self.rig.await_departure(self.name)
         seconds = ended - began
         client = spent.client - cpu.client
         server = spent.server - cpu.server

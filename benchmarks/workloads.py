@@ -33,7 +33,7 @@ T = TypeVar("T")
 BATCHES = (1, 10, 100, 500)
 SLOW = {"procrastinate": 3_000, "chancy": 4_000, "oban": 4_000, "dbos": 1_000, "pgqueuer": 50_000}
 QUEUES = tuple(name for name in PEERS if name != "dbos")  # dbos is for workflows: W3 to W5
-WINDOW = 10_000
+WINDOWS = 10
 
 
 class Scale(IntEnum):
@@ -61,6 +61,11 @@ class Plan:
     scale: Scale
     engines: tuple[str, ...]
     stack: ExitStack
+    divisor: int = 1
+    """Of all numbers of executions and seconds: a test wants to see it run, not figures."""
+
+    def count(self, normal: int) -> int:
+        return max(1, normal // self.divisor)
 
     def pick(self, quick: T, normal: T, full: T) -> T:
         return (quick, normal, full)[self.scale]
@@ -72,7 +77,10 @@ class Plan:
     def size(self, engine: str, normal: int = 100_000) -> int:
         """How many no-ops this engine gets."""
         slow = SLOW.get(engine, normal)
-        return self.pick(min(slow, normal, 20_000), min(slow, normal), max(slow, 20_000, normal))
+        picked = self.pick(
+            min(slow, normal, 20_000), min(slow, normal), max(slow, min(normal, 20_000))
+        )
+        return self.count(picked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,8 +140,8 @@ def w1(plan: Plan) -> Iterator[Case]:
     sizes = {"one": plan.pick(1_000, 2_000, 5_000), "transaction": plan.pick(0, 5_000, 20_000)}
     for how in ("bulk", "one", "transaction"):
         for engine in plan.those(*OWN, *QUEUES):
-            count = sizes.get(how, plan.size(engine))
-            if count:
+            count = plan.count(sizes[how]) if how in sizes else plan.size(engine)
+            if sizes.get(how, count):
                 yield Case(engine, how, partial(measure, engine, how, count), floor=how)
 
 
@@ -142,7 +150,7 @@ def w2(plan: Plan) -> Iterator[Case]:
     rig = plan.rig
     batches = plan.pick((100,), BATCHES, BATCHES)
     for batch in batches:
-        count = plan.size("perdure", {1: 10_000, 10: 50_000}.get(batch, 100_000))
+        count = plan.size("perdure", {1: 5_000, 10: 50_000}.get(batch, 100_000))
         for engine in plan.those(*OWN):
             run = partial(drain, rig, engine, count, options={"batch": batch})
             yield Case(engine, f"batch {batch}", run, floor=f"batch {batch}")
@@ -170,11 +178,12 @@ def w2(plan: Plan) -> Iterator[Case]:
 
 @workload("W3", "idle latency, commit to body", is_quick=True)
 def w3(plan: Plan) -> Iterator[Case]:
-    samples = plan.pick(34, 200, 1_000)
+    samples = {"dbos": 50} | dict.fromkeys(OWN, plan.pick(34, 200, 1_000))
+    longest = plan.pick(0.03, 0.075, 0.075)
 
     def measure(engine: str) -> Figures:
         with plan.rig.database(engine) as db:
-            return db.latency(min(samples, 50) if engine == "dbos" else samples)
+            return db.latency(plan.count(samples.get(engine, 100)) + 1, longest_gap=longest)
 
     for engine in plan.those(*OWN, *PEERS):
         yield Case(engine, "idle", partial(measure, engine), floor="idle")
@@ -185,26 +194,27 @@ def w4(plan: Plan) -> Iterator[Case]:
     rig = plan.rig
 
     def trees(engine: str, parents: int, children: int) -> Case:
+        number = plan.count(children)
         run = partial(
             drain,
             rig,
             engine,
             parents,
             what="tree",
-            given={"children": children, "finalize": True},
-            executions=parents * (children + 2),
+            given={"children": number, "finalize": True},
+            executions=parents * (number + 2),
             every=0.002 if children <= 1_000 else 0.01,
         )
         return Case(engine, f"{parents} → {children:,} → finalize", run, floor="flat 10,000")
 
     for engine in plan.those("perdure"):
-        run = partial(_warm_tree, rig, engine, 1_000)
+        run = partial(_warm_tree, rig, engine, plan.count(1_000))
         yield Case(engine, "1 → 1,000 → finalize, from the call", run, floor="flat 10,000")
-    for engine in plan.those(*OWN):
-        run = partial(drain, rig, engine, WINDOW, options={"batch": 100})
-        yield Case(engine, "flat 10,000", run, floor="flat 10,000")
     if plan.scale == Scale.QUICK:
         return
+    for engine in plan.those(*OWN):
+        run = partial(drain, rig, engine, plan.count(10_000), options={"batch": 100})
+        yield Case(engine, "flat 10,000", run, floor="flat 10,000")
     for engine in plan.those("perdure"):
         for parents, children in ((1, 1_000), (1, 10_000), (100, 50), (1, 100_000)):
             yield trees(engine, parents, children)
@@ -239,20 +249,25 @@ def w5(plan: Plan) -> Iterator[Case]:
     sizes = {"perdure": 1_000, "graphile": 1_000, "pgqueuer": 1_000}
     for engine in plan.those("perdure", *PEERS):
         chains = sizes.get(engine, 100) * plan.pick(1, 1, 5)
-        run = partial(drain, plan.rig, engine, chains, what="chain", executions=10 * chains)
+        count = plan.count(chains)
+        run = partial(drain, plan.rig, engine, count, what="chain", executions=10 * count)
         yield Case(engine, f"{chains:,} chains", run, floor="flat 10,000")
     for engine in plan.those("floor"):
-        run = partial(drain, plan.rig, engine, WINDOW, options={"batch": 100})
+        run = partial(drain, plan.rig, engine, plan.count(10_000), options={"batch": 100})
         yield Case(engine, "flat 10,000", run)
 
 
 @workload("W6", "the mix of gpahal/durable-execution: 6,100 executions as that counts them")
 def w6(plan: Plan) -> Iterator[Case]:
     for engine in plan.those("perdure", *PEERS):
-        run = partial(drain, plan.rig, engine, 300, what="mix", executions=6_100, every=0.005)
+        count = 3 * plan.count(100)
+        executions = 6_100 * count // 300
+        run = partial(
+            drain, plan.rig, engine, count, what="mix", executions=executions, every=0.005
+        )
         yield Case(engine, "mix", run, floor="flat 20,000")
     for engine in plan.those("floor"):
-        run = partial(drain, plan.rig, engine, 20_000, options={"batch": 100})
+        run = partial(drain, plan.rig, engine, plan.count(20_000), options={"batch": 100})
         yield Case(engine, "flat 20,000", run)
 
 
@@ -314,7 +329,7 @@ def _prepared(plan: Plan, room: str, count: int, task: str = "noop") -> str:
     """A template with so much in a room; gone with the plan's stack."""
 
     def prepare(db: Database) -> None:
-        fill(db, room, count, task)
+        fill(db, room, plan.count(count), task)
         db.run("vacuum (analyze)")
         db.run("checkpoint")
 
@@ -329,11 +344,12 @@ def w7(plan: Plan) -> Iterator[Case]:
 
     Rooms are emptied before each run, and the empty one's history too: all begin alike.
     """
-    count = 100_000
+    count = plan.count(100_000)
     kept: dict[int, Database] = {}
     for history in plan.pick((0,), (0, 1_000_000, 10_000_000), (0, 1_000_000, 10_000_000)):
         kept[history] = plan.stack.enter_context(plan.rig.database("perdure"))
-        fill(kept[history], _FINISHED, history)
+        if history:
+            fill(kept[history], _FINISHED, plan.count(history))
         kept[history].run("vacuum (freeze, analyze)")
 
     def empty(db: Database, history: int) -> None:
@@ -353,7 +369,7 @@ def w7(plan: Plan) -> Iterator[Case]:
         empty(db, history)
         fill(db, _READY, count)
         db.settle()
-        return _claims(db, count // 100)
+        return _claims(db, max(2, count // 100))
 
     names = {history: _many(history, "finished") for history in kept}
     for history, name in names.items():
@@ -430,7 +446,7 @@ def _idle_claims(rig: Rig, template: str | None, count: int) -> Figures:
 def _history_of_a_peer(plan: Plan, engine: str) -> Iterator[Case]:
     def run(history: int) -> Figures:
         with plan.rig.database(engine) as db:
-            for start in range(1, history + 1, 1_000_000):
+            for start in range(1, history // plan.divisor + 1, 1_000_000):
                 statement = _PEERS_HISTORY[engine].format(first=start, last=start + 999_999)
                 db.run(statement)
             db.run("vacuum (freeze, analyze)")
@@ -445,14 +461,16 @@ def _history_of_a_peer(plan: Plan, engine: str) -> Iterator[Case]:
 @workload("W8", "drain beside a backlog")
 def w8(plan: Plan) -> Iterator[Case]:
     rig = plan.rig
+    window = plan.count(10_000)
     many = _prepared(plan, _READY, 1_000_000)
     later = _prepared(plan, _SCHEDULED, 1_000_000)
     unknown = _prepared(plan, _READY, 100_000, "unknown")
     for engine in plan.those(*OWN):
-        yield Case(engine, "10 k ready", partial(_short_line, rig, engine, 10), floor="10 k ready")
-        run = partial(_long_line, rig, engine, 10, many)
+        run = partial(_short_line, rig, engine, window)
+        yield Case(engine, "10 k ready", run, floor="10 k ready")
+        run = partial(_long_line, rig, engine, window, many)
         yield Case(engine, "1 M ready", run, floor="1 M ready")
-    count = 50_000
+    count = plan.count(50_000)
     for variant, template in (("nothing else", None), ("1 M due tomorrow", later)):
         for engine in plan.those(*OWN):
             run = partial(drain, rig, engine, count, template=template)
@@ -466,7 +484,7 @@ def w8(plan: Plan) -> Iterator[Case]:
         yield Case(engine, "100 k unknown in front", run, floor="nothing else")
 
 
-# From the first claim of ten thousand to the last outcome of them, by the server's clock. The same
+# From the first claim of a window to the last outcome in it, by the server's clock. The same
 # question for a short line and for the head of a long one.
 _SPANS = """
 select sum(s.span)::float8
@@ -479,37 +497,36 @@ from (
 """
 
 
-def _spans(db: Database, base: int, windows: int) -> Figures:
-    count = WINDOW * windows
-    seconds = float(db.ask(_SPANS.format(base=base, last=base + count, window=WINDOW)))
+def _spans(db: Database, base: int, window: int) -> Figures:
+    count = WINDOWS * window
+    seconds = float(db.ask(_SPANS.format(base=base, last=base + count, window=window)))
     return {"seconds": seconds, "executions": count, "per_second": count / seconds}
 
 
-def _short_line(rig: Rig, engine: str, rounds: int) -> Figures:
-    """Ten thousand at a time, for a worker that waits for them."""
+def _short_line(rig: Rig, engine: str, window: int) -> Figures:
+    """One window at a time, for a worker that waits for it; the first one is a rehearsal."""
     with rig.database(engine) as db:
         worker = db.work({"batch": 100})
-        base = last = fill(db, _READY, WINDOW)
-        db.run("select perdure.notify_ready()")
-        db.wait([worker], db.engine.unfinished)
-        for _ in range(rounds):
-            last = fill(db, _READY, WINDOW)
+        base = last = 0
+        for turn in range(WINDOWS + 1):
+            last = fill(db, _READY, window)
+            base = base if turn else last
             db.run("select perdure.notify_ready()")
             db.wait([worker], db.engine.unfinished)
-        if last != base + rounds * WINDOW:
+        if last != base + WINDOWS * window:
             raise Failed("the executions' numbers are not consecutive")
-        return _spans(db, base, rounds)
+        return _spans(db, base, window)
 
 
-def _long_line(rig: Rig, engine: str, windows: int, template: str) -> Figures:
+def _long_line(rig: Rig, engine: str, window: int, template: str) -> Figures:
     """The same number from the head of a million."""
     with rig.database(engine, template) as db:
         first = int(db.ask("select id from perdure.ready order by priority, start_at, id limit 1"))
-        base = first - 1 + WINDOW
-        beyond = base + WINDOW * (windows + 1)
+        base = first - 1 + window
+        beyond = base + (WINDOWS + 1) * window
         worker = db.work({"batch": 100})
         db.wait([worker], f"select not exists (select from perdure.finished where id = {beyond})")
-        return _spans(db, base, windows)
+        return _spans(db, base, window)
 
 
 def _behind_unknown(rig: Rig, engine: str, count: int, template: str) -> Figures:
@@ -550,7 +567,14 @@ def w10(plan: Plan) -> Iterator[Case]:
         options = {"batch": 100, "connections": connections // processes}
         variant = f"{connections} connection{'s' * (connections > 1)}"
         for engine in plan.those(*OWN):
-            run = partial(drain, plan.rig, engine, 100_000, processes=processes, options=options)
+            run = partial(
+                drain,
+                plan.rig,
+                engine,
+                plan.count(plan.pick(0, 50_000, 100_000)),
+                processes=processes,
+                options=options,
+            )
             yield Case(engine, variant, run, floor=variant)
 
 
@@ -558,7 +582,8 @@ def w10(plan: Plan) -> Iterator[Case]:
 def w11(plan: Plan) -> Iterator[Case]:
     minutes = {"perdure": 5, "floor": plan.pick(1, 2, 5)}
     for engine in plan.those(*OWN):
-        run = partial(_produce_and_consume, plan.rig, engine, 60 * minutes[engine])
+        seconds = max(4, plan.count(60 * minutes[engine]))
+        run = partial(_produce_and_consume, plan.rig, engine, seconds)
         yield Case(engine, f"{minutes[engine]} minutes", run, floor=f"{minutes['floor']} minutes")
 
 
@@ -620,7 +645,7 @@ def _produce_and_consume(rig: Rig, engine: str, seconds: int) -> Figures:
 
 @workload("W12", "claims of one: a commit for each execution")
 def w12(plan: Plan) -> Iterator[Case]:
-    count = plan.pick(1_000, 10_000, 50_000)
+    count = plan.count(plan.pick(1_000, 5_000, 50_000))
     for engine in plan.those(*OWN, *plan.pick((), (), ("pgqueuer",))):
         options = {"batch": 1, "concurrency": 100}
         run = partial(drain, plan.rig, engine, count, options=options)
@@ -632,20 +657,19 @@ def w12(plan: Plan) -> Iterator[Case]:
 
 @workload("memory", "resident memory", is_once=True)
 def memory(plan: Plan) -> Iterator[Case]:
-    many = plan.pick(100_000, 1_000_000, 1_000_000)
     for engine in plan.those("perdure"):
-        run = partial(_busy_worker, plan.rig, engine)
+        run = partial(_busy_worker, plan.rig, engine, plan.count(10_000))
         yield Case(engine, "worker, 1,000 bodies at once", run)
-        for count in (20_000, many):
-            run = partial(_streamed, plan.rig, engine, count)
+        for count in (20_000, 1_000_000):
+            run = partial(_streamed, plan.rig, engine, plan.count(count))
             yield Case(engine, f"client, {count:,} enqueued", run)
 
 
-def _busy_worker(rig: Rig, engine: str) -> Figures:
+def _busy_worker(rig: Rig, engine: str, count: int) -> Figures:
     with rig.database(engine) as db:
-        db.enqueue("pause", "bulk", 10_000)
+        db.enqueue("pause", "bulk", count)
         db.settle()
-        return db.drain(10_000, options={"concurrency": 1_000})
+        return db.drain(count, options={"concurrency": 1_000})
 
 
 def _streamed(rig: Rig, engine: str, count: int) -> Figures:
@@ -656,7 +680,7 @@ def _streamed(rig: Rig, engine: str, count: int) -> Figures:
 @workload("server", "the server alone: pgbench, transactions of its own", is_once=True)
 def server(plan: Plan) -> Iterator[Case]:
     for clients in (1, 4):
-        run = partial(_pgbench, plan.rig, clients, plan.pick(3, 10, 30))
+        run = partial(_pgbench, plan.rig, clients, plan.count(plan.pick(3, 10, 30)))
         yield Case("pgbench", f"{clients} client{'s' * (clients > 1)}", run)
 
 
