@@ -4,7 +4,8 @@ Nothing but the standard library is imported here, for each peer lives in an env
 
     program install DSN               creates its schema in an empty database
     program describe DSN              prints one JSON object: {"version", "settings", "unfinished"}
-    program enqueue DSN WHAT HOW N    enqueues N of WHAT; prints {"seconds"} of the calls alone
+    program enqueue DSN WHAT HOW N    enqueues N of WHAT; prints {"seconds"} of the calls alone, and
+                                      where it can {"ended"}, when that was, and {"cpu"} seconds
     program work DSN OPTIONS          works until SIGTERM
     program send DSN                  enqueues one `stamp` per line on stdin, prints when
 
@@ -93,8 +94,10 @@ def main(kind: type[Engine]) -> None:
             case "describe":
                 print(json.dumps(engine.describe()))
             case "enqueue":
+                before = time.process_time()
                 seconds = engine.enqueue(given.what, given.how, given.count, given.options)
-                print(json.dumps({"seconds": seconds}))
+                told = {"seconds": seconds, "ended": time.monotonic()}
+                print(json.dumps(told | {"cpu": time.process_time() - before}), flush=True)
             case "work":
                 engine.work(given.options)
             case "send":
