@@ -1,4 +1,5 @@
--- By way of a double, and with bounds: an infinite interval is out of every range, on every version.
+-- By way of a double, and with bounds: an infinite interval is out of every range, on every
+-- version.
 
 create or replace function perdure._interval_ms(p_interval interval) returns bigint
 language sql

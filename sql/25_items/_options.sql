@@ -1,6 +1,6 @@
 -- The fields of an item but for its input, read one by one: whatever is wrong with one is said of
--- that item alone, so a batch never fails for a single bad item. Hence the only exception handler of
--- the enqueue path, of which a run of items with the same fields comes here once.
+-- that item alone, so a batch never fails for a single bad item. Hence the only exception handler
+-- of the enqueue path. A run of items with the same fields comes here once.
 
 create or replace function perdure._options(p_item jsonb, p_now timestamptz) returns perdure._item
 language plpgsql
