@@ -10,7 +10,7 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-golden test-matrix coverage bench-failover bench-latency lint \
+.PHONY: help demo test test-slow test-golden test-matrix coverage bench bench-quick bench-failover bench-latency lint \
   lint-layout lint-bodies lint-python lint-types format perdure.sql install uninstall clean FORCE
 
 help: ## this list
@@ -89,6 +89,12 @@ coverage: test ## the tests, then the Python lines they did not reach
 
 test-slow: $(VENV)/.dev ## the stress of elections for five minutes
 	PERDURE_STRESS_SECONDS=300 $(PYTEST) -s tests/leadership/test_stress.py
+
+bench: $(VENV)/.dev ## Perdure, its floor and its peers side by side; FULL=1, ONLY=W2,W3, ENGINES=perdure,floor
+	$(BIN)/python benchmarks/bench.py $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) $(if $(ENGINES),--engines $(ENGINES))
+
+bench-quick: $(VENV)/.dev ## Perdure and the floor in a minute, held against the committed result
+	$(BIN)/python benchmarks/bench.py --quick
 
 bench-failover: $(VENV)/.dev ## how soon another leads after SIGTERM, kill -9, SIGSTOP, a partition (the last as root)
 	$(BIN)/python benchmarks/failover.py
