@@ -1,9 +1,10 @@
 -- Items become executions-to-be, one by one: a loop, since most differ from the one before in
--- nothing but input and key, and are resolved by a copy. Ids are taken here, in the order given; a
--- refused item wastes none.
+-- nothing but input and key, and then there is little left to do. Ids are taken here, in the order
+-- given; a refused item wastes none.
 
-create or replace function perdure._resolve(p_items jsonb, p_now timestamptz)
-returns perdure._item[]
+create or replace function perdure._resolve(
+  p_items jsonb, p_now timestamptz, out items perdure._item[], out is_alike boolean
+)
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
@@ -11,41 +12,51 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_limit int := (select c.payload_limit from perdure.config as c);
-  v_items perdure._item[] := '{}';
-  v_n int := 0;
-  v_given jsonb;
+  v_at int;
   v_options jsonb;
+  v_input jsonb;
+  v_key text;
   v_resolved_options jsonb;
-  v_resolved perdure._item;
   v_item perdure._item;
+  v_judged perdure._item;
 begin
-  for v_given in select i.item from jsonb_array_elements(p_items) as i (item) loop
-    if jsonb_typeof(v_given) <> 'object' then
-      v_given := '{}';
-    end if;
-    v_options := v_given - 'input';
-    if jsonb_typeof(v_given -> 'key') = 'string' then
+  items := '{}';
+  for v_at, v_options, v_input, v_key in
+    select
+      i.n,
+      case jsonb_typeof(i.item) when 'object' then i.item - 'input' else '{}' end,
+      i.item -> 'input',
+      case jsonb_typeof(i.item -> 'key') when 'string' then i.item ->> 'key' end
+    from jsonb_array_elements(p_items) with ordinality as i (item, n)
+  loop
+    if v_key is not null then
       v_options := v_options - 'key';
     end if;
     if v_options is distinct from v_resolved_options then
-      v_resolved := perdure._resolved(perdure._options(v_options, p_now), p_now);
+      v_item := perdure._resolved(perdure._options(v_options, p_now), p_now);
+      is_alike := v_resolved_options is null and v_item.code is null;
       v_resolved_options := v_options;
     end if;
-    v_item := v_resolved;
-    v_item.input := coalesce(v_given -> 'input', '{}');
-    v_item.key := v_given ->> 'key';
-    if v_item.key is not null or v_item.is_sleeping or perdure._exceeds(v_item.input, v_limit) then
-      v_item := perdure._judged(v_item);
+    v_item.input := coalesce(v_input, '{}');
+    if v_key is not null or v_item.is_sleeping or perdure._exceeds(v_input, v_limit) then
+      v_judged := v_item;
+      v_judged.key := v_key;
+      v_judged := perdure._judged(v_judged);
+      if v_judged.code is null then
+        v_judged.id := nextval('perdure.execution_id_seq');
+      end if;
+      items[v_at] := v_judged;
+      is_alike := false;
+    else
+      if v_item.code is null then
+        v_item.id := nextval('perdure.execution_id_seq');
+      end if;
+      items[v_at] := v_item;
     end if;
-    if v_item.code is null then
-      v_item.id := nextval('perdure.execution_id_seq');
-    end if;
-    v_n := v_n + 1;
-    v_items[v_n] := v_item;
   end loop;
-  return v_items;
 end
 $$;
 
 comment on function perdure._resolve(jsonb, timestamptz) is
-'The items of a JSON array with every field resolved, in order; each judged alone.';
+'The items of a JSON array with every field resolved, in order; each judged alone. is_alike: none is
+refused or has a key, and they differ in nothing but input.';

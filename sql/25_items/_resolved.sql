@@ -7,9 +7,6 @@ returns perdure._item
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_task perdure.task;
@@ -24,6 +21,19 @@ begin
     return p_item;
   end if;
   select t.* into v_task from perdure.task as t where t.name = p_item.task;
+  v_bad := case false  -- names in perdure.task are good ones
+    when found or perdure._is_name(p_item.task) then p_item.task
+    when perdure._is_name(p_item.queue) then p_item.queue
+    when perdure._is_name(p_item.key_scope) then p_item.key_scope
+    when perdure._is_name(p_item.shard_key) then p_item.shard_key
+  end;
+  if v_bad is not null then
+    p_item.code := 'QD020';
+    p_item.message := format(
+      'a name has 1 to 255 characters and no control characters: %s', left(to_json(v_bad)::text, 80)
+    );
+    return p_item;
+  end if;
   -- one expression: each one is prepared anew in every transaction
   p_item := row(
     null,
@@ -60,18 +70,7 @@ begin
     p_item.shard_key,
     p_item.delay_ms
   )::perdure._item;
-  v_bad := case false
-    when perdure._is_name(p_item.task) then p_item.task
-    when perdure._is_name(p_item.queue) then p_item.queue
-    when perdure._is_name(p_item.key_scope) then p_item.key_scope
-    when perdure._is_name(p_item.shard_key) then p_item.shard_key
-  end;
-  if v_bad is not null then
-    p_item.code := 'QD020';
-    p_item.message := format(
-      'a name has 1 to 255 characters and no control characters: %s', left(to_json(v_bad)::text, 80)
-    );
-  elsif not p_item.is_sleeping and p_item.timeout_ms > 2592000000 then
+  if not p_item.is_sleeping and p_item.timeout_ms > 2592000000 then
     p_item.code := 'QD023';
     p_item.message := 'timeout is more than 30 days';
   elsif p_item.shard_key is not null then

@@ -14,26 +14,30 @@ declare
   v_bad record;
   v_at int;
   v_holder bigint;
+  v_is_alike boolean;
 begin
-  items := perdure._resolve(p_children, p_now);
-  select i.ordinality - 1 as position, i.code, i.message, i.task into v_bad
-  from unnest(items) with ordinality as i
-  where i.code is not null
-  -- a step that sleeps may be given its key by the step before it
-    and not (
-      p_is_sequence and i.ordinality > 1 and i.code = 'QD026' and i.is_sleeping and i.key is null
-    )
-  order by i.ordinality
-  limit 1;
-  if v_bad.code is not null then
-    code := 'QD027';
-    message := format(
-      'child %s (%s): %s [%s]', v_bad.position, v_bad.task, v_bad.message, v_bad.code
-    );
-    return;
+  select r.items, r.is_alike into items, v_is_alike
+  from perdure._resolve(p_children, p_now) as r;
+  if not v_is_alike then
+    select i.ordinality - 1 as position, i.code, i.message, i.task into v_bad
+    from unnest(items) with ordinality as i
+    where i.code is not null
+    -- a step that sleeps may be given its key by the step before it
+      and not (
+        p_is_sequence and i.ordinality > 1 and i.code = 'QD026' and i.is_sleeping and i.key is null
+      )
+    order by i.ordinality
+    limit 1;
+    if v_bad.code is not null then
+      code := 'QD027';
+      message := format(
+        'child %s (%s): %s [%s]', v_bad.position, v_bad.task, v_bad.message, v_bad.code
+      );
+      return;
+    end if;
   end if;
   if p_finalize is not null then
-    v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now))[1];
+    v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now)).items[1];
     if v_finalize.code is not null or v_finalize.is_sleeping
       or coalesce(v_finalize.key, v_finalize.shard_key) is not null
     then
@@ -42,22 +46,28 @@ begin
       return;
     end if;
   end if;
-  select i.ordinality - 1 as position, i.task, i.shard_key into v_bad
-  from unnest(items) with ordinality as i
-  where i.shard_key is not null
-    and perdure._is_behind_itself(i.queue, i.shard_key, p_parent_id)
-  order by i.ordinality
-  limit 1;
-  if v_bad.task is not null then
-    code := 'QD027';
-    message := format(
-      'child %s (%s): the turn of shard_key %s is its own ancestor''s, which waits for it [QD026]',
-      v_bad.position, v_bad.task, v_bad.shard_key
-    );
-    return;
+  if not v_is_alike or (items[1]).shard_key is not null then
+    select i.ordinality - 1 as position, i.task, i.shard_key into v_bad
+    from unnest(items) with ordinality as i
+    where i.shard_key is not null
+      and perdure._is_behind_itself(i.queue, i.shard_key, p_parent_id)
+    order by i.ordinality
+    limit 1;
+    if v_bad.task is not null then
+      code := 'QD027';
+      message := format(
+        'child %s (%s): the turn of shard_key %s is its own ancestor''s, which waits for it'
+        ' [QD026]',
+        v_bad.position, v_bad.task, v_bad.shard_key
+      );
+      return;
+    end if;
   end if;
   if p_is_sequence then
     items := items[1:1];
+  end if;
+  if v_is_alike then
+    return;
   end if;
   for v_at in
     select i.ordinality

@@ -11,19 +11,19 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  v_item perdure._item;
+  v_items perdure._item[];
 begin
-  v_item := (perdure._resolve(
+  v_items := (perdure._resolve(
     jsonb_build_array(
       p_finalize || jsonb_build_object(
         'input', jsonb_build_object('parent', p_parent.id, 'generation', p_parent.generation)
       )
     ), p_now
-  ))[1];
-  if v_item.code is not null then
-    return 'finalize: ' || v_item.message;
+  )).items;
+  if (v_items[1]).code is not null then
+    return 'finalize: ' || (v_items[1]).message;
   end if;
-  perform perdure._insert(array[v_item], p_now, p_parent.id, p_parent.generation);
+  perform perdure._insert(v_items, p_now, p_parent.id, p_parent.generation);
   update perdure.waiting as w
   set phase = 'finalize', step = null, active = 1
   where w.id = p_parent.id;

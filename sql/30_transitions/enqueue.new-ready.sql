@@ -31,8 +31,6 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
@@ -87,12 +85,43 @@ begin
   if v_item.code is not null then
     raise exception 'cannot enqueue %: %', coalesce(enqueue.task, 'null'), v_item.message
       using errcode = v_item.code;
-  elsif not v_item.is_taken then
+  elsif v_item.is_taken then
+    return v_item.id;
+  elsif v_item.is_sleeping or v_item.start_at > v_now
+    or num_nonnulls(v_item.deadline_at, v_item.shard_key) > 0
+  then
     v_items := array[v_item];
     perform perdure._insert(v_items, v_now);
     if enqueue.notify then
       perform perdure._announce(v_items, v_now);
     end if;
+    return v_item.id;
+  end if;
+  -- What most calls come to has statements of its own: reading the item out of an array costs as
+  -- much again as all else that is done for it.
+  with fact as (
+    insert into perdure.execution (
+      id, root_id, created_at, start_at, timeout_ms, retry_multiplier, retry_jitter,
+      retry_delay_ms, retry_max_delay_ms, max_attempts, max_crashes, priority, is_linear,
+      is_sleeping, is_finalize, task, queue, key, key_scope, input, headers, tags
+    )
+    values (
+      v_item.id, v_item.id, v_now, v_item.start_at, v_item.timeout_ms, v_item.retry_multiplier,
+      v_item.retry_jitter, v_item.retry_delay_ms, v_item.retry_max_delay_ms, v_item.max_attempts,
+      v_item.max_crashes, v_item.priority, v_item.is_linear, false, false, v_item.task,
+      v_item.queue, v_item.key, case when v_item.key is not null then v_item.key_scope end,
+      v_item.input, v_item.headers, v_item.tags
+    )
+  )
+  insert into perdure.ready (
+    id, start_at, token, attempts, crashes, iteration, bytes, priority, is_keyed, queue, task
+  )
+  values (
+    v_item.id, v_item.start_at, 0, 0, 0, 0, pg_column_size(v_item.input), v_item.priority,
+    v_item.key is not null, v_item.queue, v_item.task
+  );
+  if enqueue.notify then
+    perform perdure._notify_queue(v_item.queue);
   end if;
   return v_item.id;
 end

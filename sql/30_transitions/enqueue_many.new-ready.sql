@@ -9,14 +9,13 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := perdure._clock();
   v_items perdure._item[];
   v_new perdure._item[];
+  v_is_alike boolean;
   v_keyed perdure._item;  -- the last one that took its key
   v_at int;
 begin
@@ -24,9 +23,10 @@ begin
     raise exception 'items have to be a JSON array, got %', coalesce(jsonb_typeof(items), 'null')
       using errcode = 'QD021';
   end if;
-  v_items := perdure._resolve(items, v_now);
+  select r.items, r.is_alike into v_items, v_is_alike
+  from perdure._resolve(enqueue_many.items, v_now) as r;
   v_new := v_items;
-  if exists (select from unnest(v_items) as i where i.code is not null or i.key is not null) then
+  if not v_is_alike then
     for v_at in
       select i.ordinality
       from unnest(v_items) with ordinality as i
@@ -46,7 +46,11 @@ begin
   end if;
   perform perdure._insert(v_new, v_now);
   if enqueue_many.notify then
-    perform perdure._announce(v_new, v_now);
+    if v_is_alike and (v_new[1]).start_at <= v_now then
+      perform perdure._notify_queue((v_new[1]).queue);
+    else
+      perform perdure._announce(v_new, v_now);
+    end if;
   end if;
   return query
   select

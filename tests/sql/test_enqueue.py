@@ -281,8 +281,10 @@ LIMITS: dict[str, tuple[list[Row], list[tuple[Row, str]]]] = {
             {"key": "1", "key_for": "live"},
             {"key": "2", "key_for": "ever"},
             {"key": "3", "key_for": "7 days"},
+            {"key": "5", "key_for": "10000 years"},
         ],
         [
+            ({"key": "4", "key_for": "100000 years"}, "QD023"),
             ({"key": "4", "key_for": "sometimes"}, "QD023"),
             ({"key": "4", "key_for": "-1 day"}, "QD023"),
             ({"key": "4", "key_for": "infinity"}, "QD023"),
@@ -437,6 +439,104 @@ def test_a_bad_item_leaves_its_batch_mates_alone(engine: Engine) -> None:
 
 def test_an_empty_batch_is_no_error(engine: Engine) -> None:
     assert engine.rows("enqueue_many", Jsonb([])) == []
+
+
+# Neighbours that differ in little; each has to fare as it would alone.
+NEIGHBOURS: list[Any] = [
+    {"task": "task"},
+    {"task": "task", "input": 1},
+    {"task": "task", "input": "x" * 5000},
+    {"task": "task", "input": "x" * 3000, "key": "1"},
+    {"task": "task", "key": "2"},
+    {"task": "task", "key": ""},
+    {"task": "task", "key": 7},
+    {"task": "task", "key": None},
+    {"task": "task", "priority": 3},
+    {"task": "task", "input": 2, "priority": 3},
+    {"task": "task", "priority": 1e9},
+    {"task": "task", "input": 3, "priority": 1e9},
+    {"task": "task", "input": 4},
+    {"task": "task", "delay": 60},
+    {"task": "task", "delay": 60, "deadline": 600},
+    {"task": "task", "delay": 60, "key": "3", "key_scope": "s"},
+    {"task": "task", "key_scope": "s"},
+    {"task": "nap", "input": "a"},
+    {"task": "nap", "input": "b"},
+    {"task": "nap", "input": "c", "key": "d"},
+    {"task": "nap", "input": 7},
+    {"task": "nap", "input": ""},
+    {"task": "nap", "sleeping": False},
+    {"task": "mail"},
+    {"task": "mail", "queue": "elsewhere"},
+    {"task": "mail", "headers": {"h": 1}},
+    {"task": "mail", "headers": {"h": "x" * 5000}},
+    {"task": "mail", "headers": {"h": "x" * 5000}, "input": 5},
+    {"task": ""},
+    {"task": "", "input": 6},
+    {"input": 6},
+    "no object",
+    7,
+    None,
+    [],
+    {"task": "task", "input": None},
+]
+
+
+@pytest.mark.parametrize("is_reversed", [False, True])
+def test_an_item_fares_among_others_as_it_would_alone(engine: Engine, is_reversed: bool) -> None:
+    engine.stop_clock()
+    engine.run("update perdure.config set payload_limit = 4096")
+    engine.rows("define_tasks", [MAIL, {"name": "nap", "sleeping": True, "timeout": 60}])
+
+    def written(row: Row) -> list[Row]:
+        rows = engine.query(
+            """
+            select to_jsonb(e) - array['id', 'root_id'] as fact,
+              (
+                select jsonb_agg(to_jsonb(x) - 'id')
+                from (
+                  select 1 as room, to_jsonb(r) - 'id' from perdure.ready as r where r.id = e.id
+                  union all
+                  select 2, to_jsonb(s) - 'id' from perdure.scheduled as s where s.id = e.id
+                  union all
+                  select 3, to_jsonb(w) - 'id' from perdure.waiting as w where w.id = e.id
+                  union all
+                  select 4, to_jsonb(d) - 'id' from perdure.deadline as d where d.id = e.id
+                  union all
+                  select 5, to_jsonb(k) - 'id' from perdure.key as k where k.id = e.id
+                ) as x
+              ) as rooms
+            from perdure.execution as e
+            where e.id = %s
+            """,
+            row["id"],
+        )
+        return [{"code": row["code"], "message": row["message"], "is_new": row["is_new"]}, *rows]
+
+    items = NEIGHBOURS[::-1] if is_reversed else NEIGHBOURS
+    alone = []
+    for item in items:
+        with engine.conn.transaction(force_rollback=True):
+            alone.append(written(engine.row("enqueue_many", Jsonb([item]))))
+    together = [written(row) for row in engine.rows("enqueue_many", Jsonb(items))]
+    assert together == alone
+    assert {one[0]["code"] for one in together} >= {None, "QD020", "QD021", "QD022", "QD026"}
+
+
+def test_a_refused_item_wastes_no_id(engine: Engine) -> None:
+    rows = engine.rows("enqueue_many", Jsonb([{"task": "a"}, {"task": ""}, 7, {"task": "b"}]))
+    assert rows[3]["id"] == rows[0]["id"] + 1
+
+
+def test_one_key_many_times_in_a_batch_is_one_execution(engine: Engine) -> None:
+    keys = ["b", "a", "b", "c", "a", "b"]
+    items = [{"task": "task", "key": key} for key in keys]
+    rows = engine.rows("enqueue_many", [*items, {"task": "task", "key": "a", "input": 1}])
+    by_key = dict(zip(keys[::-1], [row["id"] for row in rows[:6]][::-1], strict=True))
+    assert len(set(by_key.values())) == 3
+    assert [row["id"] for row in rows[:6]] == [by_key[key] for key in keys]
+    assert [row["is_new"] for row in rows] == [True, True, False, True, False, False, False]
+    assert (rows[6]["code"], rows[6]["id"]) == ("QD003", None)
 
 
 @pytest.mark.parametrize("items", [None, {}, {"task": "t"}, "text", 7])
