@@ -2,19 +2,20 @@
 -- keeps one of equal payloads of a transaction. It takes a lock of the whole database until the
 -- commit is on disk: never in a hot transition.
 
-create or replace function perdure._notify(p_event jsonb) returns void
+create or replace function perdure._notify(p_event text) returns void
 language sql
 volatile
 as $$
   select pg_catalog.pg_notify(
     'perdure',
     case
-      when pg_catalog.octet_length(p_event::text) < 8000 then p_event::text
+      when pg_catalog.octet_length(p_event) < 8000 then p_event
       -- too many names for a payload: of any
-      else pg_catalog.jsonb_build_object('event', p_event -> 'event')::text
+      else pg_catalog.jsonb_build_object('event', p_event::jsonb -> 'event')::text
     end
   )
 $$;
 
-comment on function perdure._notify(jsonb) is
-'Tells the listeners of `perdure`: {"event", …}; docs/reference/events.md has them all.';
+comment on function perdure._notify(text) is
+'Tells the listeners of `perdure`: a JSON object {"event", …}; docs/reference/events.md has them
+all.';

@@ -1,9 +1,14 @@
--- Something may be claimed now that could not before.
+-- Something may be claimed now that could not before. Put together as text, since most enqueues do
+-- little else.
 
 create or replace function perdure._notify_ready(p_queues text[] default null) returns void
 language sql
 volatile
-as $$ select perdure._notify(jsonb_build_object('event', 'ready', 'queues', p_queues)) $$;
+as $$
+  select perdure._notify(
+    '{"event": "ready", "queues": ' || coalesce(pg_catalog.to_json(p_queues)::text, 'null') || '}'
+  )
+$$;
 
 comment on function perdure._notify_ready(text[]) is
 'Wakes the workers of these queues (null: all).';

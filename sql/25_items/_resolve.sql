@@ -16,6 +16,7 @@ declare
   v_options jsonb;
   v_input jsonb;
   v_key text;
+  v_is_keyed boolean := false;
   v_resolved_options jsonb;
   v_item perdure._item;
   v_judged perdure._item;
@@ -31,6 +32,7 @@ begin
   loop
     if v_key is not null then
       v_options := v_options - 'key';
+      v_is_keyed := true;
     end if;
     if v_options is distinct from v_resolved_options then
       v_item := perdure._resolved(perdure._options(v_options, p_now), p_now);
@@ -38,10 +40,9 @@ begin
       v_resolved_options := v_options;
     end if;
     v_item.input := coalesce(v_input, '{}');
-    if v_key is not null or v_item.is_sleeping or perdure._exceeds(v_input, v_limit) then
-      v_judged := v_item;
-      v_judged.key := v_key;
-      v_judged := perdure._judged(v_judged);
+    v_item.key := v_key;
+    if v_item.is_sleeping or not perdure._is_name(v_key) or perdure._exceeds(v_input, v_limit) then
+      v_judged := perdure._judged(v_item);
       if v_judged.code is null then
         v_judged.id := nextval('perdure.execution_id_seq');
       end if;
@@ -54,6 +55,7 @@ begin
       items[v_at] := v_item;
     end if;
   end loop;
+  is_alike := is_alike and not v_is_keyed;
 end
 $$;
 

@@ -6,6 +6,8 @@ returns bigint
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_holder perdure.key;

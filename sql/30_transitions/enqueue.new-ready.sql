@@ -37,6 +37,7 @@ declare
   v_now timestamptz := perdure._clock();
   v_item perdure._item;
   v_items perdure._item[];
+  v_holder bigint;
 begin
   if num_nonnulls(
     enqueue.priority, enqueue.delay, enqueue.run_at, enqueue.max_attempts, enqueue.timeout,
@@ -73,13 +74,17 @@ begin
   v_item.input := coalesce(enqueue.input, 'null');
   v_item := perdure._resolved(v_item, v_now);
   -- no payload limit is below a kibibyte
-  if v_item.key is not null or v_item.is_sleeping or perdure._exceeds(v_item.input, 1024) then
+  if v_item.is_sleeping or not perdure._is_name(v_item.key) or perdure._exceeds(v_item.input, 1024)
+  then
     v_item := perdure._judged(v_item);
   end if;
   if v_item.code is null then
     v_item.id := nextval('perdure.execution_id_seq');
     if v_item.key is not null then
-      v_item := perdure._keyed(v_item, null, v_now);
+      v_holder := perdure._take_key(v_item, v_now);
+      if v_holder <> v_item.id then
+        v_item := perdure._taken(v_item, v_holder, null);
+      end if;
     end if;
   end if;
   if v_item.code is not null then
@@ -121,7 +126,7 @@ begin
     v_item.key is not null, v_item.queue, v_item.task
   );
   if enqueue.notify then
-    perform perdure._notify_queue(v_item.queue);
+    perform perdure._notify_ready(array[v_item.queue]);
   end if;
   return v_item.id;
 end

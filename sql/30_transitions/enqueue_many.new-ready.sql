@@ -16,8 +16,9 @@ declare
   v_items perdure._item[];
   v_new perdure._item[];
   v_is_alike boolean;
-  v_keyed perdure._item;  -- the last one that took its key
   v_at int;
+  v_first int;  -- the last one that took its key
+  v_holder bigint;
 begin
   if jsonb_typeof(items) is distinct from 'array' then
     raise exception 'items have to be a JSON array, got %', coalesce(jsonb_typeof(items), 'null')
@@ -33,9 +34,11 @@ begin
       where i.code is null and i.key is not null
       order by i.key_scope, i.key, i.ordinality
     loop
-      v_items[v_at] := perdure._keyed(v_items[v_at], v_keyed, v_now);
-      if not v_items[v_at].is_taken then
-        v_keyed := v_items[v_at];
+      v_holder := perdure._take_key(v_items[v_at], v_now);
+      if v_holder = v_items[v_at].id then
+        v_first := v_at;
+      else
+        v_items[v_at] := perdure._taken(v_items[v_at], v_holder, v_items[v_first]);
       end if;
     end loop;
     v_new := array(
@@ -47,7 +50,7 @@ begin
   perform perdure._insert(v_new, v_now);
   if enqueue_many.notify then
     if v_is_alike and (v_new[1]).start_at <= v_now then
-      perform perdure._notify_queue((v_new[1]).queue);
+      perform perdure._notify_ready(array[(v_new[1]).queue]);
     else
       perform perdure._announce(v_new, v_now);
     end if;

@@ -9,7 +9,7 @@ set search_path = pg_catalog, perdure, pg_temp
 as $$
   select perdure._notify(jsonb_build_object(
     'event', p_event, 'purpose', p_purpose, 'channels', array_agg(c.name order by c.n)
-  ))
+  )::text)
   from unnest(p_channels) with ordinality as c (name, n)
   group by (c.n - 1) / 7
 $$;

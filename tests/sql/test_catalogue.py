@@ -82,7 +82,6 @@ UNPINNED = {
     "_moment": None,
     "_names_a_lease": None,
     "_notify": None,
-    "_notify_queue": None,
     "_notify_ready": None,
     "_retry_delay_ms": None,
     "_shard_score": None,
