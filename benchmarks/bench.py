@@ -200,14 +200,14 @@ def _cell(row: Json, column: str) -> str:
     return text
 
 
-def show_bars(console: Console, results: Results) -> None:
+def show_bars(console: Console, results: Results, *, is_quick: bool = False) -> None:
     table = Table(title="The bars", title_justify="left")
     for heading in ("", "what", "bar", "figure", ""):
         table.add_column(heading)
     marks = {True: "reached", False: "[bold]missed[/]", None: ""}
     for verdict in judge(results):
-        if verdict.workload not in results.workloads:
-            continue
+        if verdict.workload not in results.workloads or (is_quick and verdict.figure is None):
+            continue  # was not asked for
         table.add_row(
             verdict.workload,
             verdict.text,
@@ -360,7 +360,7 @@ def main() -> int:
             show_workload(console, name, about["workloads"][name])
             if output is not None:
                 _write(output, about)
-        show_bars(console, Results(about["workloads"]))
+        show_bars(console, Results(about["workloads"]), is_quick=given.quick)
     if given.quick:
         if QUICK.exists():
             show_moved(console, json.loads(QUICK.read_text()), about)
