@@ -18,7 +18,9 @@ from protocol import Engine, Unsupported, begun, main, stamped
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-CONCURRENCY = 50
+CONCURRENCY = 500
+THREADS = 50
+FLUSH = 0.1  # seconds between two writes of outcomes
 
 # Between these two, in the order of the index, lie all states of a job that has not ended.
 UNFINISHED = """
@@ -69,9 +71,9 @@ class ChancyEngine(Engine):
         return {
             "version": version("chancy"),
             "settings": {
-                "concurrency": CONCURRENCY,
-                "executor": "asyncio; for synchronous bodies threads",
+                "executor": f"asyncio, {CONCURRENCY}; synchronous bodies: {THREADS} threads",
                 "eager_polling": True,
+                "send_outgoing_interval": FLUSH,
                 **SETTINGS,
             },
             "unfinished": UNFINISHED,
@@ -122,16 +124,22 @@ def _job(name: str, kwargs: dict[str, Any]) -> Job:
 
 async def _work(dsn: str, options: dict[str, Any]) -> None:
     global _running
-    executor = Chancy.Executor.Threaded if options.get("sync") else Chancy.Executor.Async
+    executor, concurrency = (
+        (Chancy.Executor.Threaded, THREADS)
+        if options.get("sync")
+        else (Chancy.Executor.Async, CONCURRENCY)
+    )
     queue = Queue(
         "default",
-        concurrency=int(options.get("concurrency", CONCURRENCY)),
+        concurrency=int(options.get("concurrency", concurrency)),
         executor=executor,
         eager_polling=True,
     )
     async with _chancy(dsn) as _running:
         await _running.declare(queue, upsert=True)
-        async with Worker(_running) as worker:
+        worker = Worker(_running)
+        worker.send_outgoing_interval = FLUSH
+        async with worker:
             await worker.wait_for_shutdown()
 
 

@@ -92,12 +92,14 @@ class Dbos(Engine):
                 "bulk": f"enqueue_in_transaction, {BULK} per transaction: no other way for many",
             },
             "unfinished": UNFINISHED,
+            "finalized": "select count(*) from dbos.workflow_status"
+            " where name = 'tree' and status = 'SUCCESS'",
         }
 
     def enqueue(self, what: str, how: str, count: int, options: dict[str, Any]) -> float:
         if what == "tree":
-            tree = {key: options[key] for key in ("children", "finalize")}
-            given = [tree] * count
+            finalize = bool(options.get("finalize"))
+            given = [{"children": options["children"], "finalize": finalize}] * count
         else:
             given = inputs(what, count)
         client = self._client()
@@ -126,7 +128,7 @@ class Dbos(Engine):
         signal.signal(signal.SIGTERM, lambda *_: stopped.set())
         self._launch(int(options.get("concurrency", CONCURRENCY)))
         stopped.wait()
-        DBOS.destroy()
+        DBOS.destroy(workflow_completion_timeout_sec=10)
 
     def sender(self) -> Callable[[], Any]:
         client = self._client()
@@ -141,7 +143,7 @@ class Dbos(Engine):
             "system_database_url": self.dsn,
             "application_version": "1",
             "executor_id": str(os.getpid()),  # else two workers would be one to it
-            "log_level": "WARNING",
+            "log_level": "ERROR",
         }
         DBOS(config=config)
         DBOS.launch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import signal
 import time
 from importlib.metadata import version
@@ -44,7 +45,7 @@ async def stamp() -> None:
 async def chain(step: int) -> None:
     begun()
     if step < STEPS:
-        await chain.enqueue(step + 1)
+        await Oban.get_instance().enqueue(chain.new(step + 1))
 
 
 JOBS = {"noop": noop, "chain": chain}
@@ -83,7 +84,9 @@ class ObanEngine(Engine):
 
     def sender(self) -> Callable[[], Any]:
         loop = uvloop.new_event_loop()
-        oban = Oban(pool=loop.run_until_complete(Oban.create_pool(self.dsn)))
+        pool = loop.run_until_complete(Oban.create_pool(self.dsn))
+        atexit.register(lambda: loop.run_until_complete(pool.close()))
+        oban = Oban(pool=pool)
         return lambda: loop.run_until_complete(oban.enqueue(stamp.new()))
 
 

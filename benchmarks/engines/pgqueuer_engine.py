@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import asyncpg
 import uvloop
-from pgqueuer import AsyncpgDriver, Job, PgQueuer, Queries
+from pgqueuer import AsyncpgDriver, AsyncpgPoolDriver, Job, PgQueuer, Queries
 
 from inputs import SETTINGS, STEPS, chunks, inputs
 from protocol import Engine, Unsupported, begun, main, stamped
@@ -41,7 +41,7 @@ class PgQueuerEngine(Engine):
             "version": version("pgqueuer"),
             "settings": {
                 "batch": BATCH,
-                "driver": f"asyncpg {version('asyncpg')}, one connection",
+                "driver": f"asyncpg {version('asyncpg')}, one connection, a pool for bodies",
                 "loop": "uvloop, as its command has it",
                 "autovacuum": "as `pgq autovac` sets it",
                 "durability": "durable, its default",
@@ -97,7 +97,7 @@ def _payload(given: dict[str, Any]) -> bytes:
 
 async def _work(dsn: str, options: dict[str, Any]) -> None:
     application = PgQueuer.from_asyncpg_connection(await asyncpg.connect(dsn))
-    queries = await _connect(dsn)
+    queries = Queries(AsyncpgPoolDriver(await asyncpg.create_pool(dsn, min_size=1)))
 
     @application.entrypoint("noop")
     async def noop(job: Job) -> None:

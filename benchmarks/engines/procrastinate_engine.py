@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONCURRENCY = 20
+
+# It warns that names made from `__main__` are not stable; these tasks have names of their own.
+logging.getLogger("procrastinate").setLevel(logging.ERROR)
 
 # In the order of an index that knows only these, from its young end: jobs end in order of age.
 UNFINISHED = """
