@@ -170,22 +170,24 @@ def _gist(figures: Figures) -> str:
 def show_workload(console: Console, name: str, found: Json) -> None:
     rows = found["rows"]
     shown = [name for name in COLUMNS if any(name in row["median"] for row in rows)]
-    table = Table(title=f"{name}: {found['title']}", title_justify="left")
+    console.print(f"[bold]{name}[/]: {found['title']}", highlight=False)
+    table = Table()
     table.add_column("engine", no_wrap=True)
     table.add_column("", no_wrap=True)
     for column in shown:
         table.add_column(COLUMNS[column][0], justify="right")
     table.add_column("of the floor", justify="right")
-    absent = [f"not prepared: {found['reason']}"] if found["reason"] else []
+    notes = [f"not prepared: {found['reason']}"] if found["reason"] else []
     for row in rows:
+        if row["reason"]:
+            notes.append(f"{row['engine']}, {row['variant']}: {row['reason']}")
         if not row["repeats"]:
-            absent.append(f"{row['engine']}, {row['variant']}: {row['reason']}")
             continue
         cells = [_cell(row, column) for column in shown]
         share = f"{row['of_floor']:.2f}" if "of_floor" in row else ""
         table.add_row(row["engine"], row["variant"], *cells, share)
     console.print(table)
-    for line in absent:
+    for line in notes:
         console.print(f"  {line}", highlight=False)
     console.print(f"  {found['seconds']:.0f} s\n", highlight=False)
 
