@@ -176,7 +176,7 @@ FLATNESS = (
 
 def flatness(results: Results, axes: Axes) -> bool:
     """What is left of the rate beside history, backlog, snapshots and many connections."""
-    labels = []
+    labels: list[str] = []
     for workload, variant, without in FLATNESS:
         shares = {
             engine: results.ratio(workload, (engine, variant), (engine, without))
