@@ -194,7 +194,7 @@ def flatness(results: Results, axes: Axes) -> bool:
     axes.set_yticks(range(len(labels)), labels)
     axes.invert_yaxis()
     axes.set_xlabel("rate beside it, of the rate without")
-    axes.set_title("What does not slow a drain down")
+    axes.set_title("Drain beside history, a backlog, a held snapshot, other connections")
     if labels:
         axes.legend(loc="upper left", bbox_to_anchor=(1.0, 1.0))
     return bool(labels)

@@ -366,10 +366,11 @@ def w7(plan: Plan) -> Iterator[Case]:
 
     def claims(history: int) -> Figures:
         db = kept[history]
+        batches = max(2, count // 100)
         empty(db, history)
-        fill(db, _READY, count)
+        fill(db, _READY, 100 * batches)
         db.settle()
-        return _claims(db, max(2, count // 100))
+        return _claims(db, batches)
 
     names = {history: _many(history, "finished") for history in kept}
     for history, name in names.items():
