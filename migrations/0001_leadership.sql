@@ -13,6 +13,8 @@ drop function if exists perdure.exchange(
 drop function if exists perdure.register_worker(text, text[], text[], jsonb);
 drop function if exists perdure.sweep(text, int);
 drop function if exists perdure._accept_children(jsonb, jsonb, boolean, timestamptz);
+drop function if exists perdure._checked_options(perdure._item, jsonb, timestamptz);
+drop function if exists perdure._claim(perdure.worker, text[], text[], int, jsonb);
 drop function if exists perdure._close_batch(int, timestamptz);
 drop function if exists perdure._expire_deadlines(int, timestamptz);
 drop function if exists perdure._extra(
@@ -20,7 +22,9 @@ drop function if exists perdure._extra(
 );
 drop function if exists perdure._forget(bigint[], bigint[], timestamptz);
 drop function if exists perdure._has_due(text[]);
+drop function if exists perdure._keyed(perdure._item, perdure._item[], timestamptz);
 drop function if exists perdure._record(perdure.worker, jsonb);
+drop function if exists perdure._record_rest(perdure.running[], jsonb, timestamptz, int);
 drop function if exists perdure._tell(perdure._telling[], boolean);
 drop function if exists perdure._time_out(bigint, timestamptz, int);
 
@@ -133,7 +137,14 @@ comment on column perdure.closing.kind is
 if it lives, and then its descendants. recount: set its counter from its children. turn: give back
 its turn, and let the next one of its shard key into the line.';
 
-alter type perdure._item add attribute shard_key text;
+alter type perdure._item
+alter attribute priority type int,
+alter attribute max_attempts type int,
+alter attribute max_crashes type int,
+alter attribute retry_delay_ms type bigint,
+alter attribute retry_max_delay_ms type bigint,
+add attribute shard_key text,
+add attribute delay_ms bigint;
 
 create table perdure.shard_queue (
   queue text primary key,

@@ -103,6 +103,40 @@ class Binding:
 
     def write_input(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bytes:
         """The arguments of a call as JSON; InvalidInput when they do not fit."""
+        bound = dict(zip(self._plain_names, args, strict=False))
+        if (
+            len(args) > len(self._plain_names)
+            or not bound.keys().isdisjoint(kwargs)
+            or not self._required <= bound.keys() | kwargs.keys() <= self._plain_set
+        ):
+            bound = self._bind(args, kwargs)  # out of the ordinary, or wrong
+        else:
+            bound |= kwargs
+        value = bound.get(self._whole) if self._whole is not None else bound
+        data = _json.encode(value, f"input of task {self._task}")
+        self.read_input(_json.loads(data))
+        return data
+
+    @cached_property
+    def _plain_names(self) -> tuple[str, ...]:
+        """The parameters in order, where all of them may be given by place or by name; else none.
+
+        Inspecting a call in full takes as long as all the rest that is done for it.
+        """
+        kinds = {p.kind for p in self._signature.parameters.values()}
+        is_plain = kinds <= {inspect.Parameter.POSITIONAL_OR_KEYWORD}
+        return tuple(self._signature.parameters) if is_plain else ()
+
+    @cached_property
+    def _plain_set(self) -> frozenset[str]:
+        return frozenset(self._plain_names)
+
+    @cached_property
+    def _required(self) -> frozenset[str]:
+        parameters = self._signature.parameters.values()
+        return frozenset(p.name for p in parameters if p.default is p.empty)
+
+    def _bind(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         try:
             bound = self._signature.bind(*args, **kwargs).arguments
         except TypeError as error:
@@ -110,10 +144,7 @@ class Binding:
         for parameter in self._signature.parameters.values():
             if parameter.kind is parameter.VAR_KEYWORD:
                 bound |= bound.pop(parameter.name, {})
-        value = bound.get(self._whole) if self._whole is not None else bound
-        data = _json.encode(value, f"input of task {self._task}")
-        self.read_input(_json.loads(data))
-        return data
+        return bound
 
     def read_input(self, value: Any) -> tuple[list[Any], dict[str, Any]]:
         """Positional and keyword arguments from a stored input; InvalidInput on a misfit."""

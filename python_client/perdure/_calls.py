@@ -566,7 +566,7 @@ def exchange(
     after: str | None,
 ) -> Call[Reply]:
     def decode(rows: list[Row]) -> Reply:
-        results, claimed, gone, more, wait_ms, cursor, wake = rows[0]
+        results, claimed, gone, more, wait_ms, cursor, wake = rows[0][:7]
         return Reply(
             [Judgement(**result) for result in _json_or_none(results) or ()],
             _json_or_none(claimed) or [],
@@ -577,10 +577,18 @@ def exchange(
             bool(wake),
         )
 
-    return Call(
+    columns: LiteralString = (
         "select results::text, claimed::text, gone, more, wait_ms, next_after::text, wake"
+    )
+    # A claim alone need not wait for the disk: one that a crash of the server takes back was never
+    # made, and no outcome can be recorded before it is on disk.
+    unflushed: LiteralString = ", set_config('synchronous_commit', 'off', true)"
+    function: LiteralString = (
         " from perdure.exchange(%s::uuid, %s::jsonb, %s::int, null, null, %s::bigint[],"
-        " %s::bigint, %s::jsonb)",
+        " %s::bigint, %s::jsonb)"
+    )
+    return Call(
+        f"{columns}{unflushed if outcomes is None else ''}{function}",
         [
             worker,
             None if outcomes is None else outcomes.decode(),

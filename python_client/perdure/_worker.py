@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from perdure._app import App
-    from perdure._calls import Judgement
+    from perdure._calls import Judgement, Reply
     from perdure._direct import Event
     from perdure._reports import Report
     from perdure._task import Task
@@ -340,15 +340,16 @@ class Worker:
         after: str | None = None
         full_at = 0.0
         is_fruitless = False
+        pending: list[list[Any]] = []  # claimed, and taken while the next exchange is under way
         while not self._is_over():
             self._stir.clear()  # what stirs from here on is not in the answer
-            want = self._want()
+            want = self._want(len(pending))
             now = time.monotonic()
             if now - full_at > _CURSOR_LIFE:
                 after = None
             reports = self._take_reports()
             try:
-                reply = await self._session.exchange(reports, want, self._held(now), after)
+                reply = await self._exchange(reports, want, self._held(now), after, pending)
             except BaseException:
                 self._reports[:0] = reports  # whether they arrived is not known: tell again
                 raise
@@ -360,13 +361,13 @@ class Worker:
             for id_ in reply.gone:
                 if (lost := self._leases.get(id_)) is not None:
                     self._drop(lost)
-            claimed_at = time.monotonic()
-            for claimed in reply.claimed:
-                self._take(claimed_at, *claimed)
             is_full = 0 < want == len(reply.claimed)
             after, full_at = (reply.after, now) if is_full else (None, 0.0)
-            if is_full and self._want():
+            pending = reply.claimed
+            if is_full and self._want(len(pending)):
                 continue  # claims on while these begin
+            self._take_all(pending)
+            pending = []
             await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
             was_fruitless, is_fruitless = is_fruitless, not (reply.claimed or reports)
             if not (reply.more or self._reports):
@@ -374,16 +375,37 @@ class Worker:
             elif was_fruitless and is_fruitless and not self._reports:
                 await self._pause(_MORE_PAUSE_MS)  # what more there is, is not for this worker
 
+    async def _exchange(
+        self,
+        reports: Sequence[Report],
+        want: int,
+        held: Sequence[int] | None,
+        after: str | None,
+        pending: Sequence[list[Any]],
+    ) -> Reply:
+        """Exchanges; what is pending begins when the call is on its way, so neither side waits."""
+        call = self._session.exchange(reports, want, held, after)
+        if not pending:
+            return await call
+        assert self._loop is not None
+        exchange = self._loop.create_task(call)
+        try:
+            await asyncio.sleep(0)
+            self._take_all(pending)
+            return await exchange
+        finally:
+            exchange.cancel()
+
     def _is_over(self) -> bool:
         if self._phase is _Phase.OVER:
             return True
         return self._phase > _Phase.RUNNING and not self._leases and not self._reports
 
-    def _want(self) -> int:
+    def _want(self, pending: int = 0) -> int:
         if self._phase > _Phase.RUNNING:
             return 0
-        room = self._concurrency + self._prefetch - self._busy - len(self._backlog)
-        return max(0, min(self._batch, room))
+        taken = self._busy + len(self._backlog) + pending
+        return max(0, min(self._batch, self._concurrency + self._prefetch - taken))
 
     def _held(self, now: float) -> list[int] | None:
         """The ids to ask about, none where that was asked a moment ago."""
@@ -440,6 +462,11 @@ class Worker:
         return queues is None or not self._queues.isdisjoint(queues)
 
     # Leases
+
+    def _take_all(self, claimed: Sequence[list[Any]]) -> None:
+        now = time.monotonic()
+        for values in claimed:
+            self._take(now, *values)
 
     def _take(
         self,

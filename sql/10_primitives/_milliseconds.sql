@@ -6,10 +6,7 @@ stable
 as $$
   select case pg_catalog.jsonb_typeof(p_duration)
     when 'number' then pg_catalog.round((p_duration #>> '{}')::numeric * 1000)::bigint
-    -- by way of a double: an infinite interval is then out of range (class 22) on every version
-    else pg_catalog.round(
-      extract(epoch from (p_duration #>> '{}')::interval)::double precision * 1000
-    )::bigint
+    else perdure._interval_ms((p_duration #>> '{}')::interval)
   end
 $$;
 

@@ -1,4 +1,5 @@
--- An item to enqueue, resolved: every field has its value, or code and message say why not.
+-- An item to enqueue. First it holds what was given, in types wide enough for what is out of range;
+-- resolved, every field has its value, or code and message say why not.
 
 create type perdure._item as (
   id bigint,
@@ -7,15 +8,15 @@ create type perdure._item as (
   message text,
   task text,
   queue text,
-  priority smallint,
+  priority int,
   input jsonb,
   start_at timestamptz,
   deadline_at timestamptz,
   timeout_ms bigint,
-  max_attempts smallint,
-  max_crashes smallint,
-  retry_delay_ms int,
-  retry_max_delay_ms int,
+  max_attempts int,
+  max_crashes int,
+  retry_delay_ms bigint,
+  retry_max_delay_ms bigint,
   retry_multiplier double precision,
   retry_jitter double precision,
   is_linear boolean,
@@ -26,8 +27,9 @@ create type perdure._item as (
   is_kept_ever boolean,
   headers jsonb,
   tags text[],
-  shard_key text
+  shard_key text,
+  delay_ms bigint
 );
 
 comment on type perdure._item is
-'A resolved item between _resolve() and _insert(); with code and message where it is refused.';
+'An item between the call that gives it and _insert(); with code and message where it is refused.';

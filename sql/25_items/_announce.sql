@@ -14,15 +14,19 @@ as $$
 declare
   v_queues text[];
 begin
-  v_queues := array(
-    select distinct i.queue
-    from unnest(p_items) as i
-    where not i.is_sleeping
-      and (i.start_at <= p_now or i.id = (
-        select s.id from perdure.scheduled as s order by s.start_at, s.id limit 1
-      ))
-    order by 1
-  );
+  if cardinality(p_items) = 1 and (p_items[1]).start_at <= p_now then
+    v_queues := case when not (p_items[1]).is_sleeping then array[(p_items[1]).queue] end;
+  else
+    v_queues := array(
+      select distinct i.queue
+      from unnest(p_items) as i
+      where not i.is_sleeping
+        and (i.start_at <= p_now or i.id = (
+          select s.id from perdure.scheduled as s order by s.start_at, s.id limit 1
+        ))
+      order by 1
+    );
+  end if;
   if cardinality(v_queues) > 0 then
     perform perdure._notify_ready(v_queues);
   end if;

@@ -1,6 +1,6 @@
--- The optional fields of an item, read one by one: whatever is wrong with one is said of that item
--- alone, so a batch never fails for a single bad item. Hence the only exception handler of the
--- enqueue path; an item with nothing but task and input does not come here.
+-- The fields of an item but for its input, read one by one: whatever is wrong with one is said of
+-- that item alone, so a batch never fails for a single bad item. Hence the only exception handler
+-- of the enqueue path. A run of items with the same fields comes here once.
 
 create or replace function perdure._options(p_item jsonb, p_now timestamptz) returns perdure._item
 language plpgsql
@@ -8,13 +8,13 @@ stable
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  c_day constant bigint := 86400000;
+  c_longest constant bigint := 1e15;  -- so that the end of any execution can be followed by it
   v perdure._item;
   v_field text;
   v_value jsonb;
   v_text text;
-  v_ms bigint;
 begin
+  v.task := case jsonb_typeof(p_item -> 'task') when 'string' then p_item ->> 'task' end;
   for v_field, v_value in select f.key, f.value from jsonb_each(p_item) as f loop
     continue when v_field in ('task', 'input') or v_value = 'null';
     v_text := v_value #>> '{}';
@@ -30,16 +30,6 @@ begin
       v.code := 'QD021';
       v.message := format('%s has to be a number of seconds or a string', v_field);
       return v;
-    elsif v_field in ('delay', 'timeout', 'retry_delay', 'retry_max_delay') then
-      v_ms := perdure._milliseconds(v_value);
-      if v_ms < 0 or v_ms > 3650 * c_day
-        or (v_field = 'timeout' and v_ms = 0)
-        or (v_field in ('retry_delay', 'retry_max_delay') and v_ms > c_day)
-      then
-        v.code := 'QD023';
-        v.message := format('%s is out of range: %s', v_field, v_text);
-        return v;
-      end if;
     end if;
     case v_field
       when 'queue' then v.queue := v_text;
@@ -51,7 +41,7 @@ begin
         v.keep_ms := case
           when v_text not in ('live', 'ever') then perdure._milliseconds(v_value) else 0
         end;
-        if v.keep_ms < 0 then
+        if v.keep_ms not between 0 and c_longest then
           v.code := 'QD023';
           v.message := format('key_for is live, ever or an interval, got %s', v_text);
           return v;
@@ -63,15 +53,15 @@ begin
           v.message := format('retry_backoff is exponential or linear, got %s', left(v_text, 80));
           return v;
         end if;
-      when 'delay' then v.start_at := p_now + v_ms * interval '1 millisecond';
-      when 'timeout' then v.timeout_ms := v_ms;
-      when 'retry_delay' then v.retry_delay_ms := v_ms;
-      when 'retry_max_delay' then v.retry_max_delay_ms := v_ms;
+      when 'delay' then v.delay_ms := perdure._milliseconds(v_value);
+      when 'timeout' then v.timeout_ms := perdure._milliseconds(v_value);
+      when 'retry_delay' then v.retry_delay_ms := perdure._milliseconds(v_value);
+      when 'retry_max_delay' then v.retry_max_delay_ms := perdure._milliseconds(v_value);
       when 'run_at' then v.start_at := perdure._moment(v_value, p_now);
       when 'deadline' then v.deadline_at := perdure._moment(v_value, p_now);
-      when 'priority' then v.priority := v_text::smallint;
-      when 'max_attempts' then v.max_attempts := v_text::smallint;
-      when 'max_crashes' then v.max_crashes := v_text::smallint;
+      when 'priority' then v.priority := v_text::int;
+      when 'max_attempts' then v.max_attempts := v_text::int;
+      when 'max_crashes' then v.max_crashes := v_text::int;
       when 'retry_multiplier' then v.retry_multiplier := v_text::double precision;
       when 'retry_jitter' then v.retry_jitter := v_text::double precision;
       when 'sleeping' then v.is_sleeping := v_text::boolean;
@@ -84,7 +74,7 @@ begin
         return v;
     end case;
   end loop;
-  return perdure._checked_options(v, p_item, p_now);
+  return perdure._checked_options(v, p_now);
 exception
   when data_exception then
     v.code := case
@@ -99,5 +89,5 @@ end
 $$;
 
 comment on function perdure._options(jsonb, timestamptz) is
-'The optional fields of an item, typed; null where not given; code and message where one is
+'The fields of an item but for its input, typed; null where not given; code and message where one is
 refused.';

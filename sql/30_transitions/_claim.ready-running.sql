@@ -89,18 +89,18 @@ begin
             then null
           else perdure._extra(
             f.id, f.queue, f.parent_id, f.root_id, f.position, f.is_finalize, f.iteration,
-            f.crashes, f.key, f.deadline_at, f.headers, f.tags,
-            case
-              when f.attempts + f.crashes > 0 then (
-                select a.error
-                from perdure.attempt as a
-                where a.execution_id = f.id
-                order by a.token desc
-                limit 1
-              )
-            end,
-            f.shard_key
+            f.crashes, f.key, f.deadline_at, f.headers, f.tags, f.shard_key
           )
+          || case
+            when f.attempts + f.crashes > 0 then (
+              select jsonb_strip_nulls(jsonb_build_object('error', a.error))
+              from perdure.attempt as a
+              where a.execution_id = f.id
+              order by a.token desc
+              limit 1
+            )
+            else '{}'
+          end
         end
       ) order by array_position(p_queues, f.queue), f.priority, f.start_at, f.id
     ) filter (where f.has_facts),

@@ -12,7 +12,6 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_since timestamptz := p_now - (select c.stale_fail_after from perdure.config as c);

@@ -13,7 +13,6 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_ended record;

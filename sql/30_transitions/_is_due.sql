@@ -2,7 +2,7 @@
 -- and locks nothing.
 
 create or replace function perdure._is_due(p_channels text[], p_now timestamptz) returns boolean
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
@@ -10,8 +10,10 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
-  select exists (select from perdure.scheduled as s where s.start_at <= p_now)
+begin
+  return exists (select from perdure.scheduled as s where s.start_at <= p_now)
     or exists (
       select
       from perdure._lease_holders() as h (id)
@@ -31,7 +33,8 @@ as $$
       )
     )
     or exists (select from perdure._misplaced(p_channels))
-    or perdure._is_retention_due(p_now)
+    or perdure._is_retention_due(p_now);
+end
 $$;
 
 comment on function perdure._is_due(text[], timestamptz) is

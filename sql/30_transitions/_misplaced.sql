@@ -2,7 +2,7 @@
 -- line, and of the line of each shard: what stands behind is in nobody's way yet.
 
 create or replace function perdure._misplaced(p_channels text[]) returns setof text
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
@@ -10,7 +10,10 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
+begin
+  return query
   select q.name
   from (
     select
@@ -68,7 +71,8 @@ as $$
       limit 1
     ) as head
     where head.task <> all(q.known)
-  )
+  );
+end
 $$;
 
 comment on function perdure._misplaced(text[]) is

@@ -9,7 +9,6 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 begin
   if p_fact.parent_id is null then

@@ -9,12 +9,15 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := perdure._clock();
   v_items perdure._item[];
   v_new perdure._item[];
+  v_keyed perdure._item;  -- the last one that took its key
   v_at int;
 begin
   if jsonb_typeof(items) is distinct from 'array' then
@@ -22,19 +25,25 @@ begin
       using errcode = 'QD021';
   end if;
   v_items := perdure._resolve(items, v_now);
-  for v_at in
-    select i.ordinality
-    from unnest(v_items) with ordinality as i
-    where i.code is null and i.key is not null
-    order by i.key_scope, i.key, i.ordinality
-  loop
-    v_items[v_at] := perdure._keyed(v_items[v_at], v_items, v_now);
-  end loop;
-  v_new := array(
-    select row(i.*)::perdure._item
-    from unnest(v_items) as i
-    where i.code is null and not i.is_taken
-  );
+  v_new := v_items;
+  if exists (select from unnest(v_items) as i where i.code is not null or i.key is not null) then
+    for v_at in
+      select i.ordinality
+      from unnest(v_items) with ordinality as i
+      where i.code is null and i.key is not null
+      order by i.key_scope, i.key, i.ordinality
+    loop
+      v_items[v_at] := perdure._keyed(v_items[v_at], v_keyed, v_now);
+      if not v_items[v_at].is_taken then
+        v_keyed := v_items[v_at];
+      end if;
+    end loop;
+    v_new := array(
+      select row(i.*)::perdure._item
+      from unnest(v_items) as i
+      where i.code is null and not i.is_taken
+    );
+  end if;
   perform perdure._insert(v_new, v_now);
   if enqueue_many.notify then
     perform perdure._announce(v_new, v_now);

@@ -88,9 +88,11 @@ begin
       select r.id from perdure.running as r where r.id = any(held) and r.worker_id + 0 = v_worker.id
     );
   end if;
-  wait_ms := least(
-    2147483647, greatest(0, ceil(extract(epoch from v_due_at - perdure._clock()) * 1000))
-  );
+  if v_due_at is not null then
+    wait_ms := least(
+      2147483647, greatest(0, ceil(extract(epoch from v_due_at - perdure._clock()) * 1000))
+    );
+  end if;
   more := v_made > 0 or coalesce(more, false);
   wake := v_is_due and perdure._is_in_line()
     or v_next is not null and exists (select from perdure.ready as r where r.id = any(v_next));

@@ -2,20 +2,24 @@
 -- that comes just then would fail.
 
 create or replace function perdure._locked_keys(p_backend int default null) returns int[]
-language sql
+language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 as $$
-  select array(
-    select l.objid::int
-    from pg_locks as l
-    where l.locktype = 'advisory'
-      and l.granted
-      and l.objsubid = 2
-      and l.classid = (select c.lock_namespace from perdure.config as c)::oid
-      and l.database = (select d.oid from pg_database as d where d.datname = current_database())
-      and (p_backend is null or l.pid = p_backend)
-  )
+begin
+  return (
+    select array(
+      select l.objid::int
+      from pg_locks as l
+      where l.locktype = 'advisory'
+        and l.granted
+        and l.objsubid = 2
+        and l.classid = (select c.lock_namespace from perdure.config as c)::oid
+        and l.database = (select d.oid from pg_database as d where d.datname = current_database())
+        and (p_backend is null or l.pid = p_backend)
+    )
+  );
+end
 $$;
 
 comment on function perdure._locked_keys(int) is

@@ -13,7 +13,6 @@ set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_known text[];

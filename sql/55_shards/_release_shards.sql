@@ -11,7 +11,6 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_queues text[];

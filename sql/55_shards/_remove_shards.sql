@@ -8,7 +8,6 @@ set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_free int[];

@@ -14,7 +14,6 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_sort = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_shards int := (select q.shards from perdure.shard_queue as q where q.queue = p_queue);

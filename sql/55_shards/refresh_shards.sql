@@ -9,7 +9,6 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
 declare

@@ -11,7 +11,6 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_old perdure.shard_queue;

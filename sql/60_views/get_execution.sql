@@ -9,7 +9,6 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 begin
   return query select x.* from perdure.executions as x where x.id = get_execution.id;

@@ -77,6 +77,7 @@ UNPINNED = {
     "_extra": None,
     "_hash": None,
     "_is_name": None,
+    "_interval_ms": None,
     "_milliseconds": None,
     "_moment": None,
     "_names_a_lease": None,

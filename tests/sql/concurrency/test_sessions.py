@@ -210,3 +210,20 @@ def test_a_batch_that_waits_for_a_cancel_loses_none_of_its_mates(
         late = reporter.later(reporter.finish, *outcomes, worker=engine.worker)
         sessions.await_waiting(reporter, late)
     assert [one.result for one in done(late)] == ["recorded", "cancelled", "recorded"]
+
+
+def test_what_is_cancelled_under_a_report_is_lost_alone(engine: Engine, sessions: Sessions) -> None:
+    leases = [engine.start() for _ in range(3)]
+    canceller, reporter = sessions.open(), sessions.open()
+    outcomes = [outcome_of(lease, "completed", output=lease.id) for lease in leases]
+    with canceller.conn.transaction():
+        assert canceller.value("cancel", leases[1].id) == "cancelled"
+        report = reporter.later(reporter.finish, *outcomes, worker=engine.worker)
+        sessions.await_waiting(reporter, report)
+    assert [result.result for result in done(report)] == ["recorded", "cancelled", "recorded"]
+    assert engine.statuses([lease.id for lease in leases]) == [
+        "completed",
+        "cancelled",
+        "completed",
+    ]
+    assert engine.get(leases[2].id)["output"] == leases[2].id

@@ -169,11 +169,19 @@ def claim_after_a_cursor(engine: Engine) -> Iterator[None]:
     _exchange(engine, want=_BATCH, after=after)
 
 
-@case(2 * _BATCH)
+@case(3 * _BATCH)  # found, then taken
 def finish(engine: Engine) -> Iterator[None]:
     leases = engine.claim(_BATCH)
     yield
     engine.finish(*_completed(leases))
+
+
+@case(3 * _BATCH)
+def finish_of_some_of_many_leases(engine: Engine) -> Iterator[None]:
+    """Each is found by its id: not among all that the worker holds."""
+    leases = engine.claim(20 * _BATCH)
+    yield
+    engine.finish(*_completed(leases[7::20]))
 
 
 @case(8 * _BATCH)
