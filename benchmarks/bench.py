@@ -188,7 +188,7 @@ def show_workload(console: Console, name: str, found: Json) -> None:
         table.add_row(row["engine"], row["variant"], *cells, share)
     console.print(table)
     for line in notes:
-        console.print(f"  {line}", highlight=False)
+        console.print(f"  {line}", highlight=False, markup=False)
     console.print(f"  {found['seconds']:.0f} s\n", highlight=False)
 
 
@@ -223,7 +223,7 @@ def show_bars(console: Console, results: Results, *, is_quick: bool = False) -> 
 def show_about(console: Console, about: Json) -> None:
     for part in ("hardware", "settings"):
         pairs = ", ".join(f"{name} {value}" for name, value in about[part].items())
-        console.print(f"{part}: {pairs}", highlight=False)
+        console.print(f"{part}: {pairs}", highlight=False, markup=False)
     console.print()
 
 
@@ -329,7 +329,7 @@ def main() -> int:
     engines = _names(given.engines, OWN if given.quick else (*OWN, *PEERS), "engine")
     output = given.output or (None if given.quick else LATEST)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(stderr=True, highlight=False, markup=False)
 
     with Rig(ROOT / ".cache" / "bench") as rig:
         about: Json = {
@@ -351,7 +351,7 @@ def main() -> int:
                 about["engines"][engine] = {"version": found.version, "settings": found.settings}
             except Skipped as skipped:
                 about["engines"][engine] = {"reason": str(skipped)}
-                console.print(f"{engine}: {skipped}", highlight=False)
+                console.print(f"{engine}: {skipped}", highlight=False, markup=False)
         for name in names:
             workload = WORKLOADS[name]
             repeats = 1 if workload.is_once else given.repeats or REPEATS[scale]
