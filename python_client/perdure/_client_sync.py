@@ -273,7 +273,12 @@ class SyncClient:
         `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
-        (batch,) = _calls.batches([call.item()])
+        item = call.item()
+        # refused, this one is an error of SQL: that would end a transaction of the caller's
+        if conn is None and _calls.is_plain(item):
+            id_ = self.run(_calls.enqueue(item, notify))
+            return self._handle(call, id_, is_new=True)
+        (batch,) = _calls.batches([item])
         (enqueued,) = self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
