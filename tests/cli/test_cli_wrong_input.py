@@ -130,10 +130,10 @@ def test_a_failure_of_the_engine_exits_1(
     perdure: Run, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute("alter table perdure.task rename to task_lost")
+        conn.execute("alter table perdure.execution rename to execution_lost")
     answer = perdure("enqueue", "a")
     with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute("alter table perdure.task_lost rename to task")
+        conn.execute("alter table perdure.execution_lost rename to execution")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("perdure: relation")
 
