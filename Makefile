@@ -10,8 +10,9 @@ PG_CONFIG ?= pg_config
 DESTDIR ?=
 
 .DELETE_ON_ERROR:
-.PHONY: help demo test test-slow test-golden test-matrix coverage bench bench-quick bench-failover bench-latency lint \
-  lint-layout lint-bodies lint-python lint-types format perdure.sql install uninstall clean FORCE
+.PHONY: help demo test test-slow test-golden test-matrix coverage bench bench-quick bench-plot \
+  bench-failover bench-latency lint lint-layout lint-bodies lint-python lint-types format \
+  perdure.sql install uninstall clean FORCE
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z.-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -90,11 +91,21 @@ coverage: test ## the tests, then the Python lines they did not reach
 test-slow: $(VENV)/.dev ## the stress of elections for five minutes
 	PERDURE_STRESS_SECONDS=300 $(PYTEST) -s tests/leadership/test_stress.py
 
-bench: $(VENV)/.dev ## Perdure, its floor and its peers side by side; FULL=1, ONLY=W2,W3, ENGINES=perdure,floor
-	$(BIN)/python benchmarks/bench.py $(if $(FULL),--full) $(if $(ONLY),--only $(ONLY)) $(if $(ENGINES),--engines $(ENGINES))
+BENCH = $(BIN)/python benchmarks/bench.py $(if $(ONLY),--only $(ONLY)) \
+  $(if $(ENGINES),--engines $(ENGINES)) $(if $(REPEATS),--repeats $(REPEATS))
 
-bench-quick: $(VENV)/.dev ## Perdure and the floor in a minute, held against the committed result
-	$(BIN)/python benchmarks/bench.py --quick
+bench: $(VENV)/.dev ## Perdure, the floor and the peers, in an hour; ONLY=W2,W3 ENGINES=perdure,floor FULL=1
+	$(BENCH) $(if $(FULL),--full)
+
+bench-quick: $(VENV)/.dev ## Perdure and the floor in a minute, and what has moved; SAVE=1 keeps the result
+	$(BENCH) --quick $(if $(SAVE),--save)
+
+$(VENV)/.bench: $(VENV)/.dev
+	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
+	@touch $@
+
+bench-plot: $(VENV)/.bench ## charts of the last benchmark, into docs/images
+	$(BIN)/python benchmarks/plot.py
 
 bench-failover: $(VENV)/.dev ## how soon another leads after SIGTERM, kill -9, SIGSTOP, a partition (the last as root)
 	$(BIN)/python benchmarks/failover.py

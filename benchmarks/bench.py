@@ -170,23 +170,25 @@ def _gist(figures: Figures) -> str:
 def show_workload(console: Console, name: str, found: Json) -> None:
     rows = found["rows"]
     shown = [name for name in COLUMNS if any(name in row["median"] for row in rows)]
-    table = Table(title=f"{name}: {found['title']}", title_justify="left")
+    console.print(f"[bold]{name}[/]: {found['title']}", highlight=False)
+    table = Table()
     table.add_column("engine", no_wrap=True)
     table.add_column("", no_wrap=True)
     for column in shown:
         table.add_column(COLUMNS[column][0], justify="right")
     table.add_column("of the floor", justify="right")
-    absent = [f"not prepared: {found['reason']}"] if found["reason"] else []
+    notes = [f"not prepared: {found['reason']}"] if found["reason"] else []
     for row in rows:
+        if row["reason"]:
+            notes.append(f"{row['engine']}, {row['variant']}: {row['reason']}")
         if not row["repeats"]:
-            absent.append(f"{row['engine']}, {row['variant']}: {row['reason']}")
             continue
         cells = [_cell(row, column) for column in shown]
         share = f"{row['of_floor']:.2f}" if "of_floor" in row else ""
         table.add_row(row["engine"], row["variant"], *cells, share)
     console.print(table)
-    for line in absent:
-        console.print(f"  {line}", highlight=False)
+    for line in notes:
+        console.print(f"  {line}", highlight=False, markup=False)
     console.print(f"  {found['seconds']:.0f} s\n", highlight=False)
 
 
@@ -200,14 +202,14 @@ def _cell(row: Json, column: str) -> str:
     return text
 
 
-def show_bars(console: Console, results: Results) -> None:
+def show_bars(console: Console, results: Results, *, is_quick: bool = False) -> None:
     table = Table(title="The bars", title_justify="left")
     for heading in ("", "what", "bar", "figure", ""):
         table.add_column(heading)
     marks = {True: "reached", False: "[bold]missed[/]", None: ""}
     for verdict in judge(results):
-        if verdict.workload not in results.workloads:
-            continue
+        if verdict.workload not in results.workloads or (is_quick and verdict.figure is None):
+            continue  # was not asked for
         table.add_row(
             verdict.workload,
             verdict.text,
@@ -221,7 +223,7 @@ def show_bars(console: Console, results: Results) -> None:
 def show_about(console: Console, about: Json) -> None:
     for part in ("hardware", "settings"):
         pairs = ", ".join(f"{name} {value}" for name, value in about[part].items())
-        console.print(f"{part}: {pairs}", highlight=False)
+        console.print(f"{part}: {pairs}", highlight=False, markup=False)
     console.print()
 
 
@@ -327,7 +329,7 @@ def main() -> int:
     engines = _names(given.engines, OWN if given.quick else (*OWN, *PEERS), "engine")
     output = given.output or (None if given.quick else LATEST)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    progress = Console(stderr=True, highlight=False)
+    progress = Console(stderr=True, highlight=False, markup=False)
 
     with Rig(ROOT / ".cache" / "bench") as rig:
         about: Json = {
@@ -349,7 +351,7 @@ def main() -> int:
                 about["engines"][engine] = {"version": found.version, "settings": found.settings}
             except Skipped as skipped:
                 about["engines"][engine] = {"reason": str(skipped)}
-                console.print(f"{engine}: {skipped}", highlight=False)
+                console.print(f"{engine}: {skipped}", highlight=False, markup=False)
         for name in names:
             workload = WORKLOADS[name]
             repeats = 1 if workload.is_once else given.repeats or REPEATS[scale]
@@ -360,7 +362,7 @@ def main() -> int:
             show_workload(console, name, about["workloads"][name])
             if output is not None:
                 _write(output, about)
-        show_bars(console, Results(about["workloads"]))
+        show_bars(console, Results(about["workloads"]), is_quick=given.quick)
     if given.quick:
         if QUICK.exists():
             show_moved(console, json.loads(QUICK.read_text()), about)

@@ -30,7 +30,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import psycopg
 from psycopg import sql
-from psycopg.conninfo import make_conninfo
+from psycopg.conninfo import conninfo_to_dict
 
 import peers
 from perdure._server import DURABLE, LocalServer, find_binaries
@@ -61,8 +61,8 @@ SETTINGS: Mapping[str, str] = {
 SHOWN = (*sorted(SETTINGS), "server_version", "wal_sync_method", "shared_preload_libraries")
 
 POLL = 0.01
-PATIENCE = 30.0
-LIMIT = 300.0  # of one run
+PATIENCE = 30.0  # seconds until a program has to say or do something
+LIMIT = 180.0  # seconds of one run
 _TICK = os.sysconf("SC_CLK_TCK")
 _PR_SET_PDEATHSIG = 1
 
@@ -349,7 +349,9 @@ class Rig:
     # Databases
 
     def dsn(self, database: str, role: str = "postgres") -> str:
-        return make_conninfo(self._server.dsn, dbname=database, user=role)
+        """As a URL, which all drivers understand."""
+        sockets = conninfo_to_dict(self._server.dsn)["host"]
+        return f"postgresql://{role}@/{database}?host={sockets}"
 
     def create(self, template: str) -> str:
         """A new database; its name."""

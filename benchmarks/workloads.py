@@ -346,7 +346,7 @@ def w7(plan: Plan) -> Iterator[Case]:
     """
     count = plan.count(100_000)
     kept: dict[int, Database] = {}
-    for history in plan.pick((0,), (0, 1_000_000, 10_000_000), (0, 1_000_000, 10_000_000)):
+    for history in (0, 1_000_000, 10_000_000) if plan.those(*OWN) else ():
         kept[history] = plan.stack.enter_context(plan.rig.database("perdure"))
         if history:
             fill(kept[history], _FINISHED, plan.count(history))
@@ -366,17 +366,18 @@ def w7(plan: Plan) -> Iterator[Case]:
 
     def claims(history: int) -> Figures:
         db = kept[history]
+        batches = max(2, count // 100)
         empty(db, history)
-        fill(db, _READY, count)
+        fill(db, _READY, 100 * batches)
         db.settle()
-        return _claims(db, max(2, count // 100))
+        return _claims(db, batches)
 
     names = {history: _many(history, "finished") for history in kept}
     for history, name in names.items():
         for engine in plan.those(*OWN):
             yield Case(engine, name, partial(run, engine, history), floor=name)
-    for history in (min(kept), max(kept)):
-        for engine in plan.those("perdure"):
+    for engine in plan.those("perdure"):
+        for history in (min(kept), max(kept)):
             yield Case(engine, f"claims, {names[history]}", partial(claims, history))
     for engine in plan.those("pgqueuer"):
         yield from _history_of_a_peer(plan, engine)

@@ -24,6 +24,7 @@ WORDS = {
     r"__aexit__": "__exit__",
     r"\b_aio\b": "_blocking",
     r"\baio\b": "blocking",
+    r"\bAsyncIterator\b": "Iterator",
     r"\bClient\b": "SyncClient",
     r"\bHandle\b": "SyncHandle",
     r"Written once, awaiting; the blocking one is generated\.": "The blocking one.",

@@ -138,7 +138,8 @@ class Perdure(Engine):
                     for call in calls:
                         client.enqueue(call)
                 case "bulk":
-                    client.enqueue_many(calls)
+                    for _ in client.enqueue_stream(calls):
+                        pass
                 case "transaction":
                     with psycopg.connect(self.dsn) as conn:
                         began = time.monotonic()

@@ -12,6 +12,8 @@ Nothing but the standard library is imported here, for each peer lives in an env
 `unfinished` is SQL that gives one boolean: whether anything is left to do. It has to be cheap, it
 is asked often. Times are CLOCK_MONOTONIC, which all processes of one machine share.
 
+`finalized`, where an engine has trees, is SQL that counts the parents that have been finalized.
+
 WHAT: `noop`, `chain` (each 10 steps, one after the other), `tree` (see OPTIONS), `loop`.
 HOW: `one` (each call its own transaction), `bulk` (the engine's way for many), `transaction` (one
 by one in one transaction of the caller's); None where the engine has no such thing.

@@ -88,6 +88,25 @@ def _all(kind: Callable[..., T]) -> Callable[[list[Row]], list[T]]:
 
 # Enqueueing
 
+_PLAIN = frozenset({"task", "input", "queue", "priority"})
+
+
+def is_plain(item: Mapping[str, Any]) -> bool:
+    """Whether it has no key and no option that has to be read from JSON."""
+    return item.keys() <= _PLAIN
+
+
+def enqueue(item: Mapping[str, Any], notify: bool) -> Call[int]:
+    """One plain item: twice as fast as a batch of it."""
+    return Call(
+        "select perdure.enqueue(%s::text, %s::jsonb, %s::text, %s::int, notify => %s::boolean)",
+        [
+            *(item["task"], _json.dumps(item.get("input", {})).decode()),
+            *(item.get("queue"), item.get("priority"), notify),
+        ],
+        _one,
+    )
+
 
 def enqueue_many(items: bytes, notify: bool) -> Call[list[Enqueued]]:
     """`items` is a JSON array of items; `notify`: wake idle workers at the commit."""

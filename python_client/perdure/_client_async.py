@@ -25,7 +25,7 @@ from perdure.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Mapping, Sequence
     from typing import Self, Unpack
 
     from perdure._calls import Call
@@ -272,7 +272,12 @@ class Client:
         `notify` idle workers find it when they look for themselves.
         """
         call = self.resolve(what, input).options(**options)
-        (batch,) = _calls.batches([call.item()])
+        item = call.item()
+        # refused, this one is an error of SQL: that would end a transaction of the caller's
+        if conn is None and _calls.is_plain(item):
+            id_ = await self.run(_calls.enqueue(item, notify))
+            return self._handle(call, id_, is_new=True)
+        (batch,) = _calls.batches([item])
         (enqueued,) = await self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
@@ -287,14 +292,35 @@ class Client:
         notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
-        """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone."""
-        items = [self.resolve(what).options(**options).item() for what in calls]
+        """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone.
+
+        What cannot be a call at all is refused before anything is sent.
+        """
+        resolved = [self.resolve(what).options(**options) for what in calls]
         done: list[Enqueued] = []
-        for batch in _calls.batches(items):
-            start = len(done)
-            answers = await self.run(_calls.enqueue_many(batch, notify), conn)
-            done += [_calls.renumbered(answer, start) for answer in answers]
+        async for enqueued in self.enqueue_stream(resolved, conn=conn, notify=notify):
+            done.append(enqueued)
         return done
+
+    async def enqueue_stream(
+        self,
+        calls: Iterable[Spawnable],
+        *,
+        conn: aio.Connection | None = None,
+        notify: bool = True,
+        **options: Unpack[Options],
+    ) -> AsyncIterator[Enqueued]:
+        """The same for any number: never more than one batch, and its answers, is in memory.
+
+        What was sent before `calls` raised stays enqueued, but for a transaction of yours.
+        """
+        items = (self.resolve(what).options(**options).item() for what in calls)
+        start = 0
+        for batch in _calls.batches(items):
+            answers = await self.run(_calls.enqueue_many(batch, notify), conn)
+            for answer in answers:
+                yield _calls.renumbered(answer, start)
+            start += len(answers)
 
     def resolve(self, what: str | Spawnable, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A002
         """The call that is meant; UnknownTask when it is of a task of another app."""

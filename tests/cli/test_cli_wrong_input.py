@@ -130,10 +130,10 @@ def test_a_failure_of_the_engine_exits_1(
     perdure: Run, database: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute("alter table perdure.config rename to config_lost")
+        conn.execute("alter table perdure.execution rename to execution_lost")
     answer = perdure("enqueue", "a")
     with psycopg.connect(database, autocommit=True) as conn:
-        conn.execute("alter table perdure.config_lost rename to config")
+        conn.execute("alter table perdure.execution_lost rename to execution")
     assert (answer.code, answer.err.count("\n")) == (1, 1)
     assert answer.err.startswith("perdure: relation")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -195,3 +195,30 @@ async def test_a_workers_start_publishes_what_tasks_declare(app: App, db: str) -
         row = conn.execute("select perdure.enqueue('send_email', '{\"to\": \"a\"}')").fetchone()
         assert row
     assert (await app.get(row[0])).queue == "mail"
+
+
+async def test_a_stream_of_calls_is_never_in_memory_as_a_whole(app: App) -> None:
+    made = 0
+
+    def calls() -> Iterator[Any]:
+        nonlocal made
+        for made in range(1, 10_101):
+            yield by_name("x", made)
+
+    stream = app.enqueue_stream(calls(), notify=False)
+    first = await anext(stream)
+    assert first.item == 0
+    assert made <= 10_001, "one batch, and the call that did not fit in"
+    rest = [enqueued async for enqueued in stream]
+    assert [enqueued.item for enqueued in rest] == list(range(1, 10_100))
+    assert all(enqueued.is_new for enqueued in rest)
+
+
+async def test_a_stream_that_breaks_off_leaves_whole_batches(app: App) -> None:
+    def calls() -> Iterator[Any]:
+        yield from (by_name("x", n) for n in range(10_001))
+        raise RuntimeError("no more")
+
+    with pytest.raises(RuntimeError, match="no more"):
+        _ = [enqueued async for enqueued in app.enqueue_stream(calls())]
+    assert len(await app.executions(limit=20_000)) == 10_000

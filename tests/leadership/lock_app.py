@@ -5,6 +5,7 @@ Times are of the monotonic clock, which all processes of one system share.
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -13,6 +14,9 @@ from uuid import UUID
 import psycopg
 
 from perdure import ChannelLock, errors
+
+# What a shell starts in the background is born with this one ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 CHANNEL = sys.argv[1]
 OPTIONS = dict(option.split("=", 1) for option in sys.argv[2:])
