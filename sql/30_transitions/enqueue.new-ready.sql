@@ -39,18 +39,23 @@ declare
   v_items perdure._item[];
   v_holder bigint;
 begin
-  if num_nonnulls(
-    enqueue.priority, enqueue.delay, enqueue.run_at, enqueue.max_attempts, enqueue.timeout,
-    enqueue.deadline, enqueue.key_for, enqueue.key_scope, enqueue.sleeping, enqueue.retry_delay,
-    enqueue.retry_multiplier, enqueue.retry_max_delay, enqueue.retry_jitter, enqueue.retry_backoff,
-    enqueue.max_crashes, enqueue.headers, enqueue.tags, enqueue.shard_key
+  if num_nonnulls(enqueue.key_for, enqueue.retry_backoff) > 0 then  -- these have to be read
+    v_item := perdure._options(jsonb_strip_nulls(jsonb_build_object(
+      'key_for', enqueue.key_for, 'retry_backoff', enqueue.retry_backoff
+    )), v_now);
+  end if;
+  v_item.task := enqueue.task;
+  v_item.input := coalesce(enqueue.input, 'null');
+  v_item.queue := enqueue.queue;
+  v_item.priority := enqueue.priority;
+  v_item.key := enqueue.key;
+  -- most calls have nothing more to say
+  if enqueue.priority not between -32768 and 32767 or num_nonnulls(
+    enqueue.delay, enqueue.run_at, enqueue.max_attempts, enqueue.timeout, enqueue.deadline,
+    enqueue.key_scope, enqueue.sleeping, enqueue.retry_delay, enqueue.retry_multiplier,
+    enqueue.retry_max_delay, enqueue.retry_jitter, enqueue.max_crashes, enqueue.headers,
+    enqueue.tags, enqueue.shard_key
   ) > 0 then
-    if num_nonnulls(enqueue.key_for, enqueue.retry_backoff) > 0 then  -- these have to be read
-      v_item := perdure._options(jsonb_strip_nulls(jsonb_build_object(
-        'key_for', enqueue.key_for, 'retry_backoff', enqueue.retry_backoff
-      )), v_now);
-    end if;
-    v_item.priority := enqueue.priority;
     v_item.delay_ms := perdure._interval_ms(enqueue.delay);
     v_item.start_at := enqueue.run_at;
     v_item.max_attempts := enqueue.max_attempts;
@@ -68,10 +73,6 @@ begin
     v_item.shard_key := enqueue.shard_key;
     v_item := perdure._checked_options(v_item, v_now);
   end if;
-  v_item.task := enqueue.task;
-  v_item.queue := enqueue.queue;
-  v_item.key := enqueue.key;
-  v_item.input := coalesce(enqueue.input, 'null');
   v_item := perdure._resolved(v_item, v_now);
   -- no payload limit is below a kibibyte
   if v_item.is_sleeping or not perdure._is_name(v_item.key) or perdure._exceeds(v_item.input, 1024)

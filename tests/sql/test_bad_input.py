@@ -31,6 +31,7 @@ CALLS: list[tuple[str, str, str]] = [
     ("absurd attempts", "select perdure.enqueue('t', max_attempts => 2147483647)", "QD024"),
     ("a deadline in the past", "select perdure.enqueue('t', deadline => '2001-01-01')", "QD025"),
     ("a priority out of range", "select perdure.enqueue('t', priority => 32768)", "QD026"),
+    ("the least priority", "select perdure.enqueue('t', priority => -2147483648)", "QD026"),
     ("jitter that is no number", "select perdure.enqueue('t', retry_jitter => 'NaN')", "QD026"),
     ("no backoff", "select perdure.enqueue('t', retry_backoff => 'quadratic')", "QD026"),
     ("no time for a key", "select perdure.enqueue('t', key_for => 'sometimes')", "QD023"),
