@@ -286,9 +286,9 @@ class Worker:
                 loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
-        self._timers += [] if self._alarm is None else [self._alarm]
-        for timer in self._timers:
-            timer.cancel()
+        for timer in (*self._timers, self._alarm):
+            if timer is not None:
+                timer.cancel()
         for lease in list(self._leases.values()):
             self._drop(lease)
         self._threads.shutdown()

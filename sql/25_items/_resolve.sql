@@ -43,9 +43,9 @@ begin
     v_item.key := v_key;
     if v_item.is_sleeping or not perdure._is_name(v_key) or perdure._exceeds(v_input, v_limit) then
       v_judged := perdure._judged(v_item);
-      if v_judged.code is null then
-        v_judged.id := nextval('perdure.execution_id_seq');
-      end if;
+      v_judged.id := case
+        when v_judged.code is null then nextval('perdure.execution_id_seq')
+      end;
       items[v_at] := v_judged;
       is_alike := false;
     else
