@@ -6,7 +6,7 @@ caller's connection nor its adapters matter.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from functools import cache
 from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVar
 
@@ -108,26 +108,28 @@ def enqueue(item: Mapping[str, Any], notify: bool) -> Call[int]:
     )
 
 
-def enqueue_many(items: bytes, notify: bool) -> Call[list[Enqueued]]:
-    """`items` is a JSON array of items; `notify`: wake idle workers at the commit."""
+def enqueue_many(items: bytes, notify: bool, start: int = 0) -> Call[list[Enqueued]]:
+    """`items` is a JSON array of items; `notify`: wake idle workers at the commit.
+
+    The answers are numbered from `start`.
+    """
 
     def decode(rows: list[Row]) -> list[Enqueued]:
-        return [
-            Enqueued(item, new, bool(is_new), errors.from_code(code, message) if code else None)
-            for item, new, is_new, code, message in rows
-        ]
+        ids, others = rows[0]
+        answers = [Enqueued(item, id_, True, None) for item, id_ in enumerate(ids or (), start)]
+        for place, code, message in _json_or_none(others) or ():
+            error = errors.from_code(code, message) if code else None
+            answers[place] = Enqueued(start + place, ids[place], False, error)
+        return answers
 
+    # as columns: most rows hold nothing but an id
     return Call(
-        "select item, id, is_new, code, message"
-        " from perdure.enqueue_many(%s::jsonb, %s::boolean) order by item",
+        "select array_agg(id order by item),"
+        " (json_agg(json_build_array(item, code, message)) filter (where not is_new))::text"
+        " from perdure.enqueue_many(%s::jsonb, %s::boolean)",
         [items.decode(), notify],
         decode,
     )
-
-
-def renumbered(enqueued: Enqueued, start: int) -> Enqueued:
-    """An answer of a later batch, numbered as in the whole list."""
-    return replace(enqueued, item=start + enqueued.item)
 
 
 def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:

@@ -318,9 +318,9 @@ class SyncClient:
         items = (self.resolve(what).options(**options).item() for what in calls)
         start = 0
         for batch in _calls.batches(items):
-            answers = self.run(_calls.enqueue_many(batch, notify), conn)
+            answers = self.run(_calls.enqueue_many(batch, notify, start), conn)
             for answer in answers:
-                yield _calls.renumbered(answer, start)
+                yield answer
             start += len(answers)
 
     def resolve(self, what: str | Spawnable, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A002

@@ -2,9 +2,8 @@
 -- nothing but input and key, and then there is little left to do. Ids are taken here, in the order
 -- given; a refused item wastes none.
 
-create or replace function perdure._resolve(
-  p_items jsonb, p_now timestamptz, out items perdure._item[], out is_alike boolean
-)
+create or replace function perdure._resolve(p_items jsonb, p_now timestamptz)
+returns perdure._item[]
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
@@ -16,12 +15,11 @@ declare
   v_options jsonb;
   v_input jsonb;
   v_key text;
-  v_is_keyed boolean := false;
   v_resolved_options jsonb;
   v_item perdure._item;
   v_judged perdure._item;
+  v_items perdure._item[] := '{}';
 begin
-  items := '{}';
   for v_at, v_options, v_input, v_key in
     select
       i.n,
@@ -32,11 +30,9 @@ begin
   loop
     if v_key is not null then
       v_options := v_options - 'key';
-      v_is_keyed := true;
     end if;
     if v_options is distinct from v_resolved_options then
       v_item := perdure._resolved(perdure._options(v_options, p_now), p_now);
-      is_alike := v_resolved_options is null and v_item.code is null;
       v_resolved_options := v_options;
     end if;
     v_item.input := coalesce(v_input, '{}');
@@ -46,19 +42,17 @@ begin
       v_judged.id := case
         when v_judged.code is null then nextval('perdure.execution_id_seq')
       end;
-      items[v_at] := v_judged;
-      is_alike := false;
+      v_items[v_at] := v_judged;
     else
       if v_item.code is null then
         v_item.id := nextval('perdure.execution_id_seq');
       end if;
-      items[v_at] := v_item;
+      v_items[v_at] := v_item;
     end if;
   end loop;
-  is_alike := is_alike and not v_is_keyed;
+  return v_items;
 end
 $$;
 
 comment on function perdure._resolve(jsonb, timestamptz) is
-'The items of a JSON array with every field resolved, in order; each judged alone. is_alike: none is
-refused or has a key, and they differ in nothing but input.';
+'The items of a JSON array with every field resolved, in order; each judged alone.';

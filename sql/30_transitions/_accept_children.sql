@@ -3,7 +3,7 @@
 create or replace function perdure._accept_children(
   p_children jsonb, p_finalize jsonb, p_is_sequence boolean, p_now timestamptz,
   p_parent_id bigint,
-  out items perdure._item[], out code text, out message text
+  out alike perdure._item, out items perdure._item[], out code text, out message text
 )
 language plpgsql
 volatile
@@ -14,11 +14,12 @@ declare
   v_bad record;
   v_at int;
   v_holder bigint;
-  v_is_alike boolean;
 begin
-  select r.items, r.is_alike into items, v_is_alike
-  from perdure._resolve(p_children, p_now) as r;
-  if not v_is_alike then
+  if not p_is_sequence then
+    alike := perdure._template(p_children, p_now);
+  end if;
+  if alike.task is null then
+    items := perdure._resolve(p_children, p_now);
     select i.ordinality - 1 as position, i.code, i.message, i.task into v_bad
     from unnest(items) with ordinality as i
     where i.code is not null
@@ -37,7 +38,7 @@ begin
     end if;
   end if;
   if p_finalize is not null then
-    v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now)).items[1];
+    v_finalize := (perdure._resolve(jsonb_build_array(p_finalize), p_now))[1];
     if v_finalize.code is not null or v_finalize.is_sleeping
       or coalesce(v_finalize.key, v_finalize.shard_key) is not null
     then
@@ -46,28 +47,26 @@ begin
       return;
     end if;
   end if;
-  if not v_is_alike or (items[1]).shard_key is not null then
-    select i.ordinality - 1 as position, i.task, i.shard_key into v_bad
-    from unnest(items) with ordinality as i
-    where i.shard_key is not null
-      and perdure._is_behind_itself(i.queue, i.shard_key, p_parent_id)
-    order by i.ordinality
-    limit 1;
-    if v_bad.task is not null then
-      code := 'QD027';
-      message := format(
-        'child %s (%s): the turn of shard_key %s is its own ancestor''s, which waits for it'
-        ' [QD026]',
-        v_bad.position, v_bad.task, v_bad.shard_key
-      );
-      return;
-    end if;
+  if alike.task is not null then
+    return;
+  end if;
+  select i.ordinality - 1 as position, i.task, i.shard_key into v_bad
+  from unnest(items) with ordinality as i
+  where i.shard_key is not null
+    and perdure._is_behind_itself(i.queue, i.shard_key, p_parent_id)
+  order by i.ordinality
+  limit 1;
+  if v_bad.task is not null then
+    code := 'QD027';
+    message := format(
+      'child %s (%s): the turn of shard_key %s is its own ancestor''s, which waits for it'
+      ' [QD026]',
+      v_bad.position, v_bad.task, v_bad.shard_key
+    );
+    return;
   end if;
   if p_is_sequence then
     items := items[1:1];
-  end if;
-  if v_is_alike then
-    return;
   end if;
   for v_at in
     select i.ordinality
@@ -92,5 +91,5 @@ end
 $$;
 
 comment on function perdure._accept_children(jsonb, jsonb, boolean, timestamptz, bigint) is
-'The resolved children to begin with (of a sequence the first step only), their keys taken; or code
-QD027 and the first reason against them.';
+'The resolved children to begin with (of a sequence the first step only), their keys taken; or, in
+`alike`, what all of them are but for their inputs; or code QD027 and the first reason against them.';

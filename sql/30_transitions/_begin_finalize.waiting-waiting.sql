@@ -13,13 +13,13 @@ as $$
 declare
   v_items perdure._item[];
 begin
-  v_items := (perdure._resolve(
+  v_items := perdure._resolve(
     jsonb_build_array(
       p_finalize || jsonb_build_object(
         'input', jsonb_build_object('parent', p_parent.id, 'generation', p_parent.generation)
       )
     ), p_now
-  )).items;
+  );
   if (v_items[1]).code is not null then
     return 'finalize: ' || (v_items[1]).message;
   end if;

@@ -29,7 +29,7 @@ as $$
       and s.position is null
   ) as e
   left join lateral (
-    select x.status, x.output, x.error from perdure.finished as x where x.id = e.id
+    select x.status, x.output, x.error from perdure.finished as x where x.id = e.id limit 1
   ) as f on true
 $$;
 

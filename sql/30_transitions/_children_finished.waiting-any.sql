@@ -9,10 +9,6 @@ create or replace function perdure._children_finished(
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_parked perdure.parked;

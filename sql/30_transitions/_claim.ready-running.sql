@@ -12,23 +12,24 @@ create or replace function perdure._claim(
 language plpgsql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz;
-  v_budget bigint := (select c.claim_bytes from perdure.config as c);
+  v_budget bigint;
   v_ids bigint[] := '{}';
   v_lasts bigint[] := '{}';  -- of each queue's common line
   v_found record;
   v_queue text;
-  v_is_owner boolean := exists (select from perdure.shard as s where s.worker_id = p_worker.id);
+  v_is_owner boolean;
+  v_has_doomed boolean;
   v_broken perdure.ready[];
 begin
+  select
+    c.claim_bytes,
+    exists (select from perdure.shard as s where s.worker_id = p_worker.id),
+    exists (select from perdure.closing as x where x.kind = 'end')
+  into v_budget, v_is_owner, v_has_doomed
+  from perdure.config as c;
   more := false;
   foreach v_queue in array p_queues loop
     exit when cardinality(v_ids) >= p_max or v_budget <= 0;
@@ -47,7 +48,7 @@ begin
     v_ids := v_ids || v_found.ids;
     v_budget := v_budget - v_found.bytes;
   end loop;
-  if exists (select from perdure.closing as c where c.kind = 'end') then
+  if v_has_doomed then
     v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
   end if;
   -- fewer than wanted: the head of a line was not looked at, the byte budget was used up, or there
@@ -63,8 +64,8 @@ begin
     select t.*, e.id is not null as has_facts, e.timeout_ms, e.is_finalize, e.root_id, e.position,
       e.key, e.headers, e.tags, e.input as first_input
     from taken as t
-    left join lateral (
-      select x.* from perdure.execution as x where x.id = t.id
+    left join lateral (  -- limited, so that it stays a probe for each
+      select x.* from perdure.execution as x where x.id = t.id limit 1
     ) as e on true
   ), leased as (
     insert into perdure.running (

@@ -27,7 +27,9 @@ begin
   )
   into v_back
   from unnest(p_rows) as r
-  left join lateral (select x.* from perdure.execution as x where x.id = r.id) as e on true;
+  left join lateral (
+    select x.* from perdure.execution as x where x.id = r.id limit 1
+  ) as e on true;
   perform perdure._place(v_back, p_now);
   return coalesce(cardinality(v_back), 0);
 end

@@ -16,7 +16,10 @@ as $$
     select w.parent_id
     from ancestor as a
     cross join lateral (
-      select x.parent_id from perdure.waiting as x where x.id = a.id and x.parent_id is not null
+      select x.parent_id
+      from perdure.waiting as x
+      where x.id = a.id and x.parent_id is not null
+      limit 1
     ) as w
   )
   select exists (

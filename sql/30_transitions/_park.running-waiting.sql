@@ -17,7 +17,7 @@ declare
   v_finalize jsonb := nullif(p_outcome -> 'finalize', 'null');
   v_is_sequence boolean := coalesce(p_outcome -> 'sequential' = 'true', false);
   v_amount int;
-  v_items perdure._item[];
+  v_accepted record;
   v_generation int := perdure._next_generation(p_row.id);
 begin
   if jsonb_typeof(v_children) <> 'array' then
@@ -37,9 +37,12 @@ begin
   then
     v_children := jsonb_set(v_children, '{0,input}', coalesce(v_output, 'null'));
   end if;
-  select a.items, a.code, a.message into v_items, code, message
-  from perdure._accept_children(v_children, v_finalize, v_is_sequence, p_now, p_row.id) as a;
-  if code is not null then
+  v_accepted := perdure._accept_children(
+    v_children, v_finalize, v_is_sequence, p_now, p_row.id
+  );
+  if v_accepted.code is not null then
+    code := v_accepted.code;
+    message := v_accepted.message;
     return;
   end if;
   insert into perdure.waiting (
@@ -48,7 +51,7 @@ begin
   )
   values (
     p_row.id, p_now, p_row.started_at, p_row.deadline_at, p_row.parent_id, p_row.parent_generation,
-    v_generation, cardinality(v_items), case when v_is_sequence then 0 end, p_row.worker_id,
+    v_generation, coalesce(cardinality(v_accepted.items), v_amount), case when v_is_sequence then 0 end, p_row.worker_id,
     p_row.token, p_row.attempts, p_row.crashes, p_row.iteration, p_row.is_keyed,
     coalesce(p_outcome -> 'fail_fast' = 'true', false),
     case when v_is_sequence then 'steps' else 'children' end, p_row.task
@@ -62,7 +65,11 @@ begin
     from jsonb_array_elements(v_children) with ordinality as c (item, n)
     where c.n > 1;
   end if;
-  perform perdure._insert(v_items, p_now, p_row.id, v_generation, 0);
+  if v_accepted.items is null then
+    perform perdure._insert_alike(v_accepted.alike, v_children, p_now, p_row.id, v_generation);
+  else
+    perform perdure._insert(v_accepted.items, p_now, p_row.id, v_generation, 0);
+  end if;
   if p_row.is_keyed then
     perform perdure._let_pass(array[p_row.id], p_now);
   end if;

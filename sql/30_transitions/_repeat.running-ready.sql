@@ -27,7 +27,9 @@ begin
   )
   into v_next
   from unnest(p_rows) with ordinality as r
-  left join lateral (select x.* from perdure.execution as x where x.id = r.id) as e on true;
+  left join lateral (
+    select x.* from perdure.execution as x where x.id = r.id limit 1
+  ) as e on true;
   perform perdure._place(v_next, p_now);
 end
 $$;

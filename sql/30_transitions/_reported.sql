@@ -9,12 +9,6 @@ create or replace function perdure._reported(
 language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set enable_bitmapscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
-set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_legible jsonb;

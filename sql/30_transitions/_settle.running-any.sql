@@ -50,7 +50,7 @@ begin
       end as next_at
     from lost as l
     left join lateral (
-      select x.* from perdure.execution as x where x.id = l.id
+      select x.* from perdure.execution as x where x.id = l.id limit 1
     ) as e on true
   ), history as (
     insert into perdure.attempt (

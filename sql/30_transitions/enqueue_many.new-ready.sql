@@ -13,9 +13,9 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_now timestamptz := perdure._clock();
+  v_alike perdure._item;
   v_items perdure._item[];
   v_new perdure._item[];
-  v_is_alike boolean;
   v_at int;
   v_first int;  -- the last one that took its key
   v_holder bigint;
@@ -24,36 +24,38 @@ begin
     raise exception 'items have to be a JSON array, got %', coalesce(jsonb_typeof(items), 'null')
       using errcode = 'QD021';
   end if;
-  select r.items, r.is_alike into v_items, v_is_alike
-  from perdure._resolve(enqueue_many.items, v_now) as r;
-  v_new := v_items;
-  if not v_is_alike then
-    for v_at in
-      select i.ordinality
-      from unnest(v_items) with ordinality as i
-      where i.code is null and i.key is not null
-      order by i.key_scope, i.key, i.ordinality
-    loop
-      v_holder := perdure._take_key(v_items[v_at], v_now);
-      if v_holder = v_items[v_at].id then
-        v_first := v_at;
-      else
-        v_items[v_at] := perdure._taken(v_items[v_at], v_holder, v_items[v_first]);
-      end if;
-    end loop;
-    v_new := array(
-      select row(i.*)::perdure._item
-      from unnest(v_items) as i
-      where i.code is null and not i.is_taken
-    );
+  v_alike := perdure._template(items, v_now);
+  if v_alike.task is not null then
+    return query
+    select (i.n - 1)::int, i.id, true, null::text, null::text
+    from unnest(perdure._insert_alike(v_alike, items, v_now)) with ordinality as i (id, n);
+    if enqueue_many.notify then
+      perform perdure._notify_ready(array[v_alike.queue]);
+    end if;
+    return;
   end if;
+  v_items := perdure._resolve(items, v_now);
+  for v_at in
+    select i.ordinality
+    from unnest(v_items) with ordinality as i
+    where i.code is null and i.key is not null
+    order by i.key_scope, i.key, i.ordinality
+  loop
+    v_holder := perdure._take_key(v_items[v_at], v_now);
+    if v_holder = v_items[v_at].id then
+      v_first := v_at;
+    else
+      v_items[v_at] := perdure._taken(v_items[v_at], v_holder, v_items[v_first]);
+    end if;
+  end loop;
+  v_new := array(
+    select row(i.*)::perdure._item
+    from unnest(v_items) as i
+    where i.code is null and not i.is_taken
+  );
   perform perdure._insert(v_new, v_now);
   if enqueue_many.notify then
-    if v_is_alike and (v_new[1]).start_at <= v_now then
-      perform perdure._notify_ready(array[(v_new[1]).queue]);
-    else
-      perform perdure._announce(v_new, v_now);
-    end if;
+    perform perdure._announce(v_new, v_now);
   end if;
   return query
   select

@@ -26,6 +26,7 @@ volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
@@ -53,8 +54,12 @@ begin
   else
     select w.* into v_worker from perdure.worker as w where w.incarnation = exchange.worker;
   end if;
-  v_queues := perdure._served(queues, v_worker.queues, 'queue');
-  v_tasks := perdure._served(tasks, v_worker.tasks, 'task');
+  v_queues := v_worker.queues;
+  v_tasks := v_worker.tasks;
+  if num_nonnulls(queues, tasks) > 0 then
+    v_queues := perdure._served(queues, v_queues, 'queue');
+    v_tasks := perdure._served(tasks, v_tasks, 'task');
+  end if;
   if outcomes is null then
     if v_worker.id is not null and call < v_worker.least_call is not true
       and (want > 0 and perdure._has_due(v_queues, v_worker.id)) is not true
@@ -77,7 +82,9 @@ begin
     more := v_claim.more;
   end if;
   if outcomes is not null then
-    v_made := perdure._tell(v_recorded.tellings, true);
+    if v_recorded.tellings is not null then
+      v_made := perdure._tell(v_recorded.tellings, true);
+    end if;
     -- what was promoted, or came of the outcomes, may stand in anybody's line
     v_is_due := v_is_due or v_made + v_recorded.rest > 0;
   end if;

@@ -9,6 +9,12 @@ language plpgsql
 volatile
 security definer
 set search_path = pg_catalog, perdure, pg_temp
+set enable_seqscan = off
+set enable_bitmapscan = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_worker perdure.worker := perdure._enter(worker);

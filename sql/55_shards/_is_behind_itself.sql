@@ -17,7 +17,7 @@ as $$
     select e.parent_id
     from ancestor as a
     cross join lateral (
-      select x.parent_id from perdure.execution as x where x.id = a.id
+      select x.parent_id from perdure.execution as x where x.id = a.id limit 1
     ) as e
     where e.parent_id is not null
   )

@@ -204,3 +204,40 @@ def test_rooms_are_never_truncated_by_vacuum_and_have_no_trigger(engine: Engine,
     )
     assert "vacuum_truncate=off" in row["reloptions"]
     assert not row["relhastriggers"]
+
+
+# What is called for every exchange leaves its plans to its callers' settings: to set them costs as
+# much as a statement. It may only be called from where all of them are set.
+LEFT_TO_CALLERS = {
+    "_both_candidates",
+    "_candidates",
+    "_children_finished",
+    "_claim",
+    "_decrement",
+    "_record",
+    "_reported",
+}
+PINS = {
+    "enable_seqscan=off",
+    "enable_bitmapscan=off",
+    "enable_hashjoin=off",
+    "enable_mergejoin=off",
+    "jit=off",
+    "plan_cache_mode=force_generic_plan",
+}
+
+
+@pytest.mark.parametrize("name", sorted(LEFT_TO_CALLERS))
+def test_plans_left_to_callers_are_pinned_by_every_caller(engine: Engine, name: str) -> None:
+    callers = engine.query(
+        f"""
+        select p.proname as name, coalesce(p.proconfig, '{{}}') as settings
+        from pg_proc as p
+        where {OURS} and p.proname <> %s and p.prosrc ~ ('\\mperdure\\.' || %s || '\\(')
+        """,
+        name,
+        name,
+    )
+    assert callers
+    for caller in callers:
+        assert caller["name"] in LEFT_TO_CALLERS or set(caller["settings"]) >= PINS, caller["name"]
