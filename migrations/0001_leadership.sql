@@ -111,6 +111,12 @@ add column is_held boolean not null default false,
 add constraint row_has_a_shard_iff_it_has_a_shard_key check ((shard is null) = (shard_key is null)),
 add constraint only_rows_of_a_shard_are_held check (not is_held or shard is not null);
 
+-- Without the id: by these no row is looked for that the primary key leads to
+drop index perdure.scheduled_by_start;
+create index scheduled_by_start on perdure.scheduled (start_at);
+drop index perdure.deadline_by_time;
+create index deadline_by_time on perdure.deadline (at);
+
 drop index perdure.ready_in_order;
 
 create index ready_in_order

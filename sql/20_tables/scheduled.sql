@@ -24,7 +24,8 @@ create table perdure.scheduled (
   autovacuum_vacuum_cost_delay = 0
 );
 
-create index scheduled_by_start on perdure.scheduled (start_at, id);
+-- Without the id, or to find a row by that could look as good as by the primary key.
+create index scheduled_by_start on perdure.scheduled (start_at);
 
 comment on table perdure.scheduled is
 'Room of executions that are due later: status ready with a start_at in the future.';

@@ -18,8 +18,8 @@ begin
     select distinct i.queue
     from unnest(p_items) as i
     where not i.is_sleeping
-      and (i.start_at <= p_now or i.id = (
-        select s.id from perdure.scheduled as s order by s.start_at, s.id limit 1
+      and (i.start_at <= p_now or i.start_at = (
+        select s.start_at from perdure.scheduled as s order by s.start_at limit 1
       ))
     order by 1
   );

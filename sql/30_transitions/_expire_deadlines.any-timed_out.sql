@@ -26,7 +26,7 @@ begin
     select d.id
     from perdure.deadline as d
     where d.at <= p_now
-    order by d.at, d.id
+    order by d.at
     limit p_max
     for update skip locked
   );

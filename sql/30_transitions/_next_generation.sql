@@ -9,9 +9,16 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
-  select coalesce(max(e.parent_generation), 0) + 1
-  from perdure.execution as e
-  where e.parent_id = p_id
+  select coalesce(
+    (
+      select e.parent_generation
+      from perdure.execution as e
+      where e.parent_id = p_id
+      -- all of the index, so that it is read from its end
+      order by e.parent_id desc, e.parent_generation desc, e.position desc
+      limit 1
+    ), 0
+  ) + 1
 $$;
 
 comment on function perdure._next_generation(bigint) is

@@ -20,7 +20,7 @@ begin
     select s.id
     from perdure.scheduled as s
     where s.start_at <= p_now
-    order by s.start_at, s.id
+    order by s.start_at
     limit p_max
     for update skip locked
   );

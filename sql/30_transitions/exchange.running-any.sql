@@ -69,11 +69,11 @@ begin
       v_worker := perdure._enter(worker, call);
     end if;
   end if;
-  v_due_at := (select s.start_at from perdure.scheduled as s order by s.start_at, s.id limit 1);
+  v_due_at := (select s.start_at from perdure.scheduled as s order by s.start_at limit 1);
   v_is_due := want > 0 and coalesce(v_due_at <= perdure._clock(), false);
   if v_is_due then
     perform perdure._promote(perdure._clock(), greatest(want, 1000));
-    v_due_at := (select s.start_at from perdure.scheduled as s order by s.start_at, s.id limit 1);
+    v_due_at := (select s.start_at from perdure.scheduled as s order by s.start_at limit 1);
   end if;
   if want > 0 then
     v_claim := perdure._claim(v_worker, v_queues, v_tasks, want, after);

@@ -37,12 +37,14 @@ begin
     raise exception 'no execution of % ever had the key %', wake.task, wake.key
       using errcode = 'QD002';
   end if;
-  select k.id into v_live_id
-  from perdure.key as k
-  where k.scope = v_scope and k.key = wake.key and k.until is null
-    and not exists (select from perdure.finished as f where f.id = k.id)
-    and exists (select from perdure.execution as e where e.id = k.id and e.task = wake.task);
-  v_id := coalesce(v_live_id, v_id);
+  v_live_id := (
+    select k.id from perdure.key as k where k.scope = v_scope and k.key = wake.key and k.until is null
+  );
+  if not exists (select from perdure.finished as f where f.id = v_live_id)
+    and exists (select from perdure.execution as e where e.id = v_live_id and e.task = wake.task)
+  then
+    v_id := v_live_id;
+  end if;
   select w.* into v_sleeper
   from perdure.waiting as w
   where w.id = v_id and w.phase = 'sleep'
