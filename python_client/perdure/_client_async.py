@@ -63,9 +63,11 @@ _OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatem
 async def send(connection: aio.Connection, call: Call[T]) -> T:
     """Runs the call on a connection; the engine's own errors come as PerdureError."""
     try:
-        async with connection.cursor(row_factory=tuple_row) as cursor:
-            await cursor.execute(call.statement, call.params)
-            return call.decode(await cursor.fetchall() if cursor.description else [])
+        cursor = connection.cursor(row_factory=tuple_row)
+        await cursor.execute(call.statement, call.params)
+        # not `description`, which is put together anew from all columns
+        has_rows = cursor.rownumber is not None
+        return call.decode(await cursor.fetchall() if has_rows else [])
     except psycopg.Error as error:
         if (own := from_psycopg(error)) is not None:
             raise own from error
