@@ -3,11 +3,12 @@
 create or replace function perdure._error(
   p_given jsonb, p_type text, p_message text, p_is_retryable boolean, p_limit int
 ) returns jsonb
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
 as $$
-  select case
+begin
+  return case
     when perdure._exceeds(p_given, p_limit) then jsonb_build_object(
       'type', coalesce(left(p_given ->> 'type', 255), p_type),
       'message', left(coalesce(p_given ->> 'message', p_message), 10000),
@@ -21,7 +22,8 @@ as $$
         when 'string' then jsonb_build_object('message', p_given)
         else '{}'
       end
-  end
+  end;
+end
 $$;
 
 comment on function perdure._error(jsonb, text, text, boolean, int) is

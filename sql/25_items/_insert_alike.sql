@@ -6,7 +6,8 @@ create or replace function perdure._insert_alike(
   p_items jsonb,
   p_now timestamptz,
   p_parent_id bigint default null,
-  p_generation int default null
+  p_generation int default null,
+  p_first_position int default null
 ) returns bigint[]
 language plpgsql
 volatile
@@ -27,7 +28,7 @@ begin
   end if;
   with item as (
     select nextval('perdure.execution_id_seq') as id, coalesce(i.item -> 'input', '{}') as input,
-      case when p_parent_id is not null then (i.n - 1)::int end as position
+      p_first_position + (i.n - 1)::int as position
     from jsonb_array_elements(p_items) with ordinality as i (item, n)
   ), fact as (
     insert into perdure.execution (
@@ -60,6 +61,6 @@ begin
 end
 $$;
 
-comment on function perdure._insert_alike(perdure._item, jsonb, timestamptz, bigint, int) is
+comment on function perdure._insert_alike(perdure._item, jsonb, timestamptz, bigint, int, int) is
 'Writes the items of a JSON array as executions, all of them as the resolved one but for the input;
-returns their ids, in order. Children: parent and its generation.';
+returns their ids, in order. Children: parent, its generation and the first position.';

@@ -15,9 +15,7 @@ declare
   v_at int;
   v_holder bigint;
 begin
-  if not p_is_sequence then
-    alike := perdure._template(p_children, p_now);
-  end if;
+  alike := perdure._template(p_children, p_now);
   if alike.task is null then
     items := perdure._resolve(p_children, p_now);
     select i.ordinality - 1 as position, i.code, i.message, i.task into v_bad

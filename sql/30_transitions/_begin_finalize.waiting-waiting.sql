@@ -25,7 +25,7 @@ begin
   end if;
   perform perdure._insert(v_items, p_now, p_parent.id, p_parent.generation);
   update perdure.waiting as w
-  set phase = 'finalize', step = null, active = 1
+  set phase = 'finalize', step = null, active = 1, has_failed = p_parent.has_failed
   where w.id = p_parent.id;
   delete from perdure.step as s where s.parent_id = p_parent.id;
   return null;

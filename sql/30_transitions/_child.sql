@@ -4,15 +4,12 @@ create or replace function perdure._child(
   p_parent_id bigint, p_generation int, p_position int,
   out id bigint, out task text, out status text, out output jsonb, out error jsonb
 )
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
-set enable_seqscan = off
-set enable_hashjoin = off
-set enable_mergejoin = off
-set jit = off
 as $$
-  select e.id, e.task, f.status, f.output, f.error
+begin
+  select e.id, e.task, f.status, f.output, f.error into id, task, status, output, error
   from (
     -- a branch for each, so that either condition can bound the index
     select s.id, s.task
@@ -30,7 +27,8 @@ as $$
   ) as e
   left join lateral (
     select x.status, x.output, x.error from perdure.finished as x where x.id = e.id limit 1
-  ) as f on true
+  ) as f on true;
+end
 $$;
 
 comment on function perdure._child(bigint, int, int) is

@@ -44,17 +44,20 @@ begin
       v_parent.id, v_parent.active, v_parent.active - v_amount;
   end if;
   v_had_failed := v_parent.has_failed;
-  if v_amount <> 0 or p_told.failures > 0 then
-    update perdure.waiting as w
-    set active = w.active - v_amount, has_failed = w.has_failed or p_told.failures > 0
-    where w.id = v_parent.id
-    returning w.* into v_parent;
-  end if;
-  if v_parent.active = 0 then
+  v_parent.active := v_parent.active - v_amount;
+  v_parent.has_failed := v_had_failed or p_told.failures > 0;
+  if v_parent.active = 0 then  -- what comes next writes the row, or takes it away
     select c.* into v_step from perdure._children_finished(v_parent, p_now) as c;
     begun := v_step.begun;
     telling := v_step.telling;
-  elsif v_parent.is_fail_fast and v_parent.has_failed and not v_had_failed then
+    return;
+  end if;
+  if v_amount <> 0 or p_told.failures > 0 then
+    update perdure.waiting as w
+    set active = v_parent.active, has_failed = v_parent.has_failed
+    where w.id = v_parent.id;
+  end if;
+  if v_parent.is_fail_fast and v_parent.has_failed and not v_had_failed then
     insert into perdure.closing (kind, execution_id, generation, position, status, error, due_at)
     values (
       'end', v_parent.id, v_parent.generation, -1, 'cancelled',

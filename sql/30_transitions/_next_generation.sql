@@ -1,7 +1,7 @@
 -- Each parking of an execution has a number; only children of the same one count.
 
 create or replace function perdure._next_generation(p_id bigint) returns int
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
@@ -9,7 +9,8 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
-  select coalesce(
+begin
+  return coalesce(
     (
       select e.parent_generation
       from perdure.execution as e
@@ -18,7 +19,8 @@ as $$
       order by e.parent_id desc, e.parent_generation desc, e.position desc
       limit 1
     ), 0
-  ) + 1
+  ) + 1;
+end
 $$;
 
 comment on function perdure._next_generation(bigint) is

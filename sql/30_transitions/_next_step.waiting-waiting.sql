@@ -11,24 +11,27 @@ set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
   v_item jsonb;
-  v_children record;
+  v_items jsonb;
+  v_accepted record;
 begin
   delete from perdure.step as s
   where s.parent_id = p_parent.id and s.position = p_parent.step + 1
   returning s.item into v_item;
-  select a.* into v_children
-  from perdure._accept_children(
-    jsonb_build_array(jsonb_build_object('input', p_output) || v_item), null, true, p_now,
-    p_parent.id
-  ) as a;
-  if v_children.code is not null then
-    return format('step %s: %s', p_parent.step + 1, v_children.message);
+  v_items := jsonb_build_array(jsonb_build_object('input', p_output) || v_item);
+  v_accepted := perdure._accept_children(v_items, null, true, p_now, p_parent.id);
+  if v_accepted.code is not null then
+    return format('step %s: %s', p_parent.step + 1, v_accepted.message);
+  elsif v_accepted.items is null then
+    perform perdure._insert_alike(
+      v_accepted.alike, v_items, p_now, p_parent.id, p_parent.generation, p_parent.step + 1
+    );
+  else
+    perform perdure._insert(
+      v_accepted.items, p_now, p_parent.id, p_parent.generation, p_parent.step + 1
+    );
   end if;
-  perform perdure._insert(
-    v_children.items, p_now, p_parent.id, p_parent.generation, p_parent.step + 1
-  );
   update perdure.waiting as w
-  set step = w.step + 1, active = 1
+  set step = w.step + 1, active = 1, has_failed = p_parent.has_failed
   where w.id = p_parent.id;
   return null;
 end

@@ -51,7 +51,8 @@ begin
   )
   values (
     p_row.id, p_now, p_row.started_at, p_row.deadline_at, p_row.parent_id, p_row.parent_generation,
-    v_generation, coalesce(cardinality(v_accepted.items), v_amount), case when v_is_sequence then 0 end, p_row.worker_id,
+    v_generation, case when v_is_sequence then 1 else v_amount end,
+    case when v_is_sequence then 0 end, p_row.worker_id,
     p_row.token, p_row.attempts, p_row.crashes, p_row.iteration, p_row.is_keyed,
     coalesce(p_outcome -> 'fail_fast' = 'true', false),
     case when v_is_sequence then 'steps' else 'children' end, p_row.task
@@ -66,7 +67,11 @@ begin
     where c.n > 1;
   end if;
   if v_accepted.items is null then
-    perform perdure._insert_alike(v_accepted.alike, v_children, p_now, p_row.id, v_generation);
+    perform perdure._insert_alike(
+      v_accepted.alike,
+      case when v_is_sequence then jsonb_build_array(v_children -> 0) else v_children end, p_now,
+      p_row.id, v_generation, 0
+    );
   else
     perform perdure._insert(v_accepted.items, p_now, p_row.id, v_generation, 0);
   end if;

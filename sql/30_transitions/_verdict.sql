@@ -1,7 +1,7 @@
 -- Why a lease is not held.
 
 create or replace function perdure._verdict(p_id bigint, p_token int) returns text
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
@@ -9,7 +9,8 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
-  select case
+begin
+  return case
     when exists (select from perdure.finished as f where f.id = p_id and f.token = p_token)
       or exists (select from perdure.attempt as a where a.execution_id = p_id and a.token = p_token)
       or exists (select from perdure.ready as r where r.id = p_id and r.token = p_token)
@@ -19,7 +20,8 @@ as $$
     when exists (select from perdure.finished as f where f.id = p_id and f.status = 'cancelled')
       then 'cancelled'
     else 'lost'
-  end
+  end;
+end
 $$;
 
 comment on function perdure._verdict(bigint, int) is

@@ -3,7 +3,7 @@
 
 create or replace function perdure._is_behind_itself(p_queue text, p_key text, p_parent_id bigint)
 returns boolean
-language sql
+language plpgsql
 stable
 set search_path = pg_catalog, perdure, pg_temp
 set enable_seqscan = off
@@ -11,25 +11,29 @@ set enable_hashjoin = off
 set enable_mergejoin = off
 set jit = off
 as $$
-  with recursive ancestor as (
-    select p_parent_id as id
-    union all
-    select e.parent_id
-    from ancestor as a
-    cross join lateral (
-      select x.parent_id from perdure.execution as x where x.id = a.id limit 1
-    ) as e
-    where e.parent_id is not null
-  )
-  select exists (
-    select
-    from perdure.turn as t
-    where t.queue = p_queue and t.shard_key = p_key
-      and exists (select from ancestor as a where a.id = t.id)
-      and exists (
-        select from perdure.shard_queue as q where q.queue = p_queue and q.on_retry = 'hold'
-      )
-  )
+begin
+  return (
+    with recursive ancestor as (
+      select p_parent_id as id
+      union all
+      select e.parent_id
+      from ancestor as a
+      cross join lateral (
+        select x.parent_id from perdure.execution as x where x.id = a.id limit 1
+      ) as e
+      where e.parent_id is not null
+    )
+    select exists (
+      select
+      from perdure.turn as t
+      where t.queue = p_queue and t.shard_key = p_key
+        and exists (select from ancestor as a where a.id = t.id)
+        and exists (
+          select from perdure.shard_queue as q where q.queue = p_queue and q.on_retry = 'hold'
+        )
+    )
+  );
+end
 $$;
 
 comment on function perdure._is_behind_itself(text, text, bigint) is

@@ -18,6 +18,7 @@ _BY_ID = {"_begin_finalize", "_next_step", "_end_parent"}
 _LEFT_TO_CALLERS = {
     "_both_candidates",
     "_candidates",
+    "_child",
     "_children_finished",
     "_claim",
     "_decrement",
