@@ -78,7 +78,7 @@ class Plan:
         """How many no-ops this engine gets."""
         slow = SLOW.get(engine, normal)
         picked = self.pick(
-            min(slow, normal, 20_000), min(slow, normal), max(slow, min(normal, 20_000))
+            min(slow, normal, 12_000), min(slow, normal), max(slow, min(normal, 20_000))
         )
         return self.count(picked)
 
@@ -178,7 +178,7 @@ def w2(plan: Plan) -> Iterator[Case]:
 
 @workload("W3", "idle latency, commit to body", is_quick=True)
 def w3(plan: Plan) -> Iterator[Case]:
-    samples = {"dbos": 50} | dict.fromkeys(OWN, plan.pick(34, 200, 1_000))
+    samples = {"dbos": 50} | dict.fromkeys(OWN, plan.pick(25, 200, 1_000))
     longest = plan.pick(0.03, 0.075, 0.075)
 
     def measure(engine: str) -> Figures:

@@ -1,7 +1,8 @@
 -- A shard key may have lost its turn, or the row that stood in the line for it: the oldest of those
 -- that are held comes into the line. One too many there does no harm: a claim holds it again.
--- Locks: rows of ready, SKIP LOCKED: where somebody is at the oldest one just now, closing asks
--- again, for a younger one must not pass it.
+-- Locks: rows of ready, SKIP LOCKED. Where somebody is at the oldest one just now, closing asks again,
+-- and until then the turn is that one's on whose account it is: else a younger one that stands in
+-- the line, as every new one does, would pass it.
 
 create or replace function perdure._call_next(
   p_ids bigint[], p_queues text[], p_keys text[], p_now timestamptz
@@ -20,11 +21,14 @@ as $$
 declare
   v_next bigint[];
   v_reasons bigint[];
+  v_queues text[];
+  v_keys text[];
   v_free bigint[];
 begin
-  select array_agg(n.id), array_agg(n.reason) into v_next, v_reasons
+  select array_agg(n.id), array_agg(n.reason), array_agg(n.queue), array_agg(n.shard_key)
+  into v_next, v_reasons, v_queues, v_keys
   from (
-    select r.id, min(k.id) as reason
+    select r.id, min(k.id) as reason, k.queue, k.shard_key
     from unnest(p_ids, p_queues, p_keys) as k (id, queue, shard_key)
     cross join lateral (
       select x.id
@@ -38,7 +42,7 @@ begin
     where (  -- a probe each
       select t.id from perdure.turn as t where t.queue = k.queue and t.shard_key = k.shard_key
     ) is null
-    group by r.id
+    group by r.id, k.queue, k.shard_key
   ) as n;
   if v_next is null then
     return null;
@@ -47,6 +51,21 @@ begin
     select r.id from perdure.ready as r where r.id = any(v_next) for update skip locked
   );
   update perdure.ready as r set is_held = false where r.id = any(v_free);
+  if cardinality(v_free) = cardinality(v_next) then
+    return v_free;
+  end if;
+  insert into perdure.turn (queue, shard_key, id)
+  select n.queue, n.shard_key, n.reason
+  from unnest(v_next, v_reasons, v_queues, v_keys) as n (id, reason, queue, shard_key)
+  where n.id <> all(v_free)
+    and (
+      exists (select from perdure.finished as f where f.id = n.reason)
+      -- where turns are held, one that has not ended would keep it
+      or exists (
+        select from perdure.shard_queue as q where q.queue = n.queue and q.on_retry = 'skip'
+      )
+    )
+  on conflict do nothing;
   insert into perdure.closing (kind, execution_id, due_at)
   select 'turn', n.reason, p_now + interval '100 milliseconds'
   from unnest(v_next, v_reasons) as n (id, reason)

@@ -6,6 +6,7 @@ import psycopg
 import pytest
 
 from fix_engine import outcome_of
+from fix_sessions import Sessions
 from fix_shards import Shards
 
 
@@ -239,6 +240,34 @@ def test_one_that_came_into_the_line_and_is_cancelled_there_is_followed_by_the_n
     shards.engine.value("cancel", second)
     assert shards.held() == []
     assert worker.claim_ids() == [third]
+
+
+@pytest.mark.parametrize("on_retry", ["hold", "skip"])
+@pytest.mark.parametrize("is_in_line", [False, True])
+def test_a_new_one_does_not_pass_the_next_while_somebody_is_at_that(
+    shards: Shards, sessions: Sessions, on_retry: str, is_in_line: bool
+) -> None:
+    """The next one is locked by a cancel, which is taken back, when the turn falls free."""
+    shards.make(on_retry=on_retry)
+    worker = shards.join()
+    first, second, third = shards.enqueue("k", 3)
+    lease = worker.claim_one(first)
+    held = second
+    if is_in_line:  # without a turn as yet
+        worker.complete(lease)
+        held = third
+    other = sessions.open()
+    with other.conn.transaction(force_rollback=True):
+        other.one("select id from perdure.ready where id = %s for update", held)
+        if is_in_line:
+            shards.engine.value("cancel", second)
+        else:
+            worker.complete(lease)
+        shards.one("k")
+        assert worker.claim_ids() == []
+    shards.engine.run("update perdure.closing set due_at = now()")
+    shards.engine.row("sweep")
+    assert worker.claim_ids() == [held]
 
 
 @pytest.mark.parametrize("begun", [False, True])
