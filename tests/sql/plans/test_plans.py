@@ -1,8 +1,8 @@
 """Hot statements read what their batch needs, whatever the tables hold and the statistics say.
 
 Counted are rows and pages, never time: of the big tables no row may be read by a sequential scan,
-and through indexes only so many for each execution of the batch. Pages are counted too, for an index
-that is read from end to end may find a single row. Measured in transactions that are rolled back.
+and through indexes only so many for each execution of the batch; and an index that is read from end
+to end to find a single row shows in the pages. Measured in transactions that are rolled back.
 """
 
 from __future__ import annotations
