@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock as Lock
 from time import sleep as sleep
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
 
 import psycopg
 
 if TYPE_CHECKING:
-    from collections.abc import Hashable
+    from collections.abc import Callable, Hashable
+    from concurrent.futures import Future
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 Connection: TypeAlias = psycopg.Connection[Any]
 ConnectionClass = psycopg.Connection
@@ -30,3 +35,16 @@ def scope() -> Hashable:
     if _process.pid != os.getpid():
         _process = _Process()
     return _process
+
+
+def begin(run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
+    """Has the call under way in a thread; `result` waits for its end."""
+    pool = ThreadPoolExecutor(1, "perdure-call")
+    future = pool.submit(run, *args, **kwargs)
+    pool.shutdown(wait=False)
+    return future
+
+
+def result(future: Future[T]) -> T:
+    """What a call that was begun returned."""
+    return future.result()

@@ -132,19 +132,20 @@ def enqueue_many(items: bytes, notify: bool, start: int = 0) -> Call[list[Enqueu
     )
 
 
-def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[bytes]:
-    """JSON arrays of items, each of a size that one call may carry."""
+def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bytes]]:
+    """JSON arrays of a size that one call may carry, each with its first item's number."""
     batch: list[bytes] = []
-    size = 0
+    start = size = 0
     for item in items:
         data = _json.dumps(item)
         if batch and (len(batch) == ITEMS_PER_CALL or size + len(data) > BYTES_PER_CALL):
-            yield array(batch)
+            yield start, array(batch)
+            start += len(batch)
             batch, size = [], 0
         batch.append(data)
         size += len(data) + 1
     if batch:
-        yield array(batch)
+        yield start, array(batch)
 
 
 def array(parts: Sequence[bytes]) -> bytes:

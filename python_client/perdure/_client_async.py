@@ -279,7 +279,7 @@ class Client:
         if conn is None and _calls.is_plain(item):
             id_ = await self.run(_calls.enqueue(item, notify))
             return self._handle(call, id_, is_new=True)
-        (batch,) = _calls.batches([item])
+        batch = _calls.array([_json.dumps(item)])
         (enqueued,) = await self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
@@ -312,17 +312,27 @@ class Client:
         notify: bool = True,
         **options: Unpack[Options],
     ) -> AsyncIterator[Enqueued]:
-        """The same for any number: never more than one batch, and its answers, is in memory.
+        """The same for any number: a batch is made while the one before it is under way.
 
-        What was sent before `calls` raised stays enqueued, but for a transaction of yours.
+        Never more than these two, and the answers to one, are in memory. What was sent before
+        `calls` raised stays enqueued, but for a transaction of yours.
         """
-        items = (self.resolve(what).options(**options).item() for what in calls)
-        start = 0
-        for batch in _calls.batches(items):
-            answers = await self.run(_calls.enqueue_many(batch, notify, start), conn)
-            for answer in answers:
-                yield answer
-            start += len(answers)
+        batches = _calls.batches(self.resolve(what).options(**options).item() for what in calls)
+        under_way = failure = None
+        while True:
+            try:
+                following = next(batches, None)
+            except Exception as error:  # what was sent is answered first
+                following, failure = None, error
+            if under_way is not None:
+                for answer in await aio.result(under_way):
+                    yield answer  # meanwhile nothing is under way: one may leave here
+            if following is None:
+                break
+            start, batch = following
+            under_way = await aio.begin(self.run, _calls.enqueue_many(batch, notify, start), conn)
+        if failure is not None:
+            raise failure
 
     def resolve(self, what: str | Spawnable, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A002
         """The call that is meant; UnknownTask when it is of a task of another app."""

@@ -280,7 +280,7 @@ class SyncClient:
         if conn is None and _calls.is_plain(item):
             id_ = self.run(_calls.enqueue(item, notify))
             return self._handle(call, id_, is_new=True)
-        (batch,) = _calls.batches([item])
+        batch = _calls.array([_json.dumps(item)])
         (enqueued,) = self.run(_calls.enqueue_many(batch, notify), conn)
         if enqueued.error is not None:
             raise enqueued.error
@@ -313,17 +313,27 @@ class SyncClient:
         notify: bool = True,
         **options: Unpack[Options],
     ) -> Iterator[Enqueued]:
-        """The same for any number: never more than one batch, and its answers, is in memory.
+        """The same for any number: a batch is made while the one before it is under way.
 
-        What was sent before `calls` raised stays enqueued, but for a transaction of yours.
+        Never more than these two, and the answers to one, are in memory. What was sent before
+        `calls` raised stays enqueued, but for a transaction of yours.
         """
-        items = (self.resolve(what).options(**options).item() for what in calls)
-        start = 0
-        for batch in _calls.batches(items):
-            answers = self.run(_calls.enqueue_many(batch, notify, start), conn)
-            for answer in answers:
-                yield answer
-            start += len(answers)
+        batches = _calls.batches(self.resolve(what).options(**options).item() for what in calls)
+        under_way = failure = None
+        while True:
+            try:
+                following = next(batches, None)
+            except Exception as error:  # what was sent is answered first
+                following, failure = None, error
+            if under_way is not None:
+                for answer in blocking.result(under_way):
+                    yield answer  # meanwhile nothing is under way: one may leave here
+            if following is None:
+                break
+            start, batch = following
+            under_way = blocking.begin(self.run, _calls.enqueue_many(batch, notify, start), conn)
+        if failure is not None:
+            raise failure
 
     def resolve(self, what: str | Spawnable, input: Any | Unset = UNSET) -> TaskCall[Any]:  # noqa: A002
         """The call that is meant; UnknownTask when it is of a task of another app."""

@@ -202,15 +202,15 @@ async def test_a_stream_of_calls_is_never_in_memory_as_a_whole(app: App) -> None
 
     def calls() -> Iterator[Any]:
         nonlocal made
-        for made in range(1, 10_101):
+        for made in range(1, 20_101):
             yield by_name("x", made)
 
     stream = app.enqueue_stream(calls(), notify=False)
     first = await anext(stream)
     assert first.item == 0
-    assert made <= 10_001, "one batch, and the call that did not fit in"
+    assert made <= 20_001, "two batches, and the call that did not fit in"
     rest = [enqueued async for enqueued in stream]
-    assert [enqueued.item for enqueued in rest] == list(range(1, 10_100))
+    assert [enqueued.item for enqueued in rest] == list(range(1, 20_100))
     assert all(enqueued.is_new for enqueued in rest)
 
 
@@ -219,6 +219,31 @@ async def test_a_stream_that_breaks_off_leaves_whole_batches(app: App) -> None:
         yield from (by_name("x", n) for n in range(10_001))
         raise RuntimeError("no more")
 
+    async def take() -> None:
+        nonlocal answered
+        async for _ in app.enqueue_stream(calls()):
+            answered += 1
+
+    answered = 0
     with pytest.raises(RuntimeError, match="no more"):
-        _ = [enqueued async for enqueued in app.enqueue_stream(calls())]
-    assert len(await app.executions(limit=20_000)) == 10_000
+        await take()
+    assert len(await app.executions(limit=20_000)) == answered == 10_000
+
+
+def test_the_blocking_client_streams_too(app: App) -> None:
+    calls = [by_name("x", n) for n in range(20_001)]
+    with app.sync as client:
+        answers = list(client.enqueue_stream(calls, notify=False))
+        assert [answer.item for answer in answers] == list(range(20_001))
+        assert len({answer.id for answer in answers}) == 20_001
+
+
+@pytest.mark.parametrize("is_mine", [False, True])
+def test_a_stream_that_is_left_has_nothing_under_way(app: App, db: str, is_mine: bool) -> None:
+    calls = [by_name("x", n) for n in range(20_001)]
+    with psycopg.connect(db) as conn, app.sync as client:
+        for _ in client.enqueue_stream(calls, conn=conn if is_mine else None):
+            break
+        conn.rollback()
+        row = conn.execute("select count(*) from perdure.execution").fetchone()
+        assert row == (0 if is_mine else 10_000,)
