@@ -104,8 +104,9 @@ $(VENV)/.bench: $(VENV)/.dev
 	$(BIN)/pip install --quiet --disable-pip-version-check --editable '.[bench]'
 	@touch $@
 
-bench-plot: $(VENV)/.bench ## charts of the last benchmark, into docs/images
+bench-plot: $(VENV)/.bench ## charts and tables of the last benchmark, into docs
 	$(BIN)/python benchmarks/plot.py
+	$(BIN)/python benchmarks/report.py
 
 bench-failover: $(VENV)/.dev ## how soon another leads after SIGTERM, kill -9, SIGSTOP, a partition (the last as root)
 	$(BIN)/python benchmarks/failover.py

@@ -183,7 +183,7 @@ def show_workload(console: Console, name: str, found: Json) -> None:
             notes.append(f"{row['engine']}, {row['variant']}: {row['reason']}")
         if not row["repeats"]:
             continue
-        cells = [_cell(row, column) for column in shown]
+        cells = [cell(row, column) for column in shown]
         share = f"{row['of_floor']:.2f}" if "of_floor" in row else ""
         table.add_row(row["engine"], row["variant"], *cells, share)
     console.print(table)
@@ -192,7 +192,8 @@ def show_workload(console: Console, name: str, found: Json) -> None:
     console.print(f"  {found['seconds']:.0f} s\n", highlight=False)
 
 
-def _cell(row: Json, column: str) -> str:
+def cell(row: Json, column: str) -> str:
+    """A figure as it is shown, with its spread where that matters."""
     if column not in row["median"]:
         return ""
     digits = COLUMNS[column][1]

@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 import bench
+import report
 from bars import BARS, REFERENCE_FLOOR, REFERENCE_MIX, Bar, Results, judge
 from rig import OWN, Failed, Rig, Skipped
 from workloads import WORKLOADS, Case, Plan, Scale, Workload
@@ -280,3 +281,23 @@ def test_nothing_moved() -> None:
 @pytest.mark.parametrize("name", ["perdure", "floor"])
 def test_an_engine_of_our_own_has_a_program(name: str) -> None:
     assert (BENCHMARKS / "engines" / f"{name}_engine.py").exists()
+
+
+# The page
+
+
+def test_the_page_has_every_figure_and_says_what_is_missing() -> None:
+    about = _quick(per_second=1200.0, statements=0.01)
+    about |= {"settings": {"fsync": "on"}, "commit": "abc", "load": 0.0}
+    about["engines"] = {
+        "perdure": {"version": "1", "settings": {"batch": 100}},
+        "oban": {"reason": "absent: it is not there"},
+    }
+    absent = bench._row(Case("oban", "a | b", dict), [], "absent: it is not there")
+    found = about["workloads"]["W2"]
+    found |= {"title": "drain", "seconds": 3.0, "rows": [*found["rows"], absent]}
+    page = "\n".join(report.lines(about))
+    assert "\n| perdure | batch 100 | 1,200 | 0.010 |  |\n" in page
+    assert "\n- oban, a | b: absent: it is not there\n" in page
+    assert "- hardware: cpu this one, cores 2, postgresql 15.18" in page
+    assert page.count("not measured | not measured") == len(BARS)
