@@ -1,8 +1,8 @@
 -- Resolved items -> ready, scheduled or waiting (sleepers). Here executions begin, but for those
--- that are alike (_insert_alike) and the plainest, which enqueue() writes itself. Children come with
--- their parent's place; only the transaction that moves or holds the parent's room row may call it
--- for them. What few items need has statements of its own, since even one that finds no row to
--- insert has to be started.
+-- that are alike (_insert_alike) and the plainest, which enqueue() writes itself. Children come
+-- with their parent's place; only the transaction that moves or holds the parent's room row may
+-- call it for them. What few items need has statements of its own, since even one that finds no row
+-- to insert has to be started.
 
 create or replace function perdure._insert(
   p_items perdure._item[],

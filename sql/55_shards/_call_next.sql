@@ -1,8 +1,8 @@
 -- A shard key may have lost its turn, or the row that stood in the line for it: the oldest of those
 -- that are held comes into the line. One too many there does no harm: a claim holds it again.
--- Locks: rows of ready, SKIP LOCKED. Where somebody is at the oldest one just now, closing asks again,
--- and until then the turn is that one's on whose account it is: else a younger one that stands in
--- the line, as every new one does, would pass it.
+-- Locks: rows of ready, SKIP LOCKED. Where somebody is at the oldest one just now, closing asks
+-- again, and until then the turn is that one's on whose account it is: else a younger one that
+-- stands in the line, as every new one does, would pass it.
 
 create or replace function perdure._call_next(
   p_ids bigint[], p_queues text[], p_keys text[], p_now timestamptz
