@@ -10,7 +10,9 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_limit int := (select c.payload_limit from perdure.config as c);
-  v_options jsonb := case jsonb_typeof(p_items -> 0) when 'object' then (p_items -> 0) - 'input' end;
+  v_options jsonb := case
+    when jsonb_typeof(p_items -> 0) = 'object' then (p_items -> 0) - 'input'
+  end;
   v_item perdure._item;
 begin
   if v_options ? 'key' is not false or not (

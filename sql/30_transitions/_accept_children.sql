@@ -90,4 +90,5 @@ $$;
 
 comment on function perdure._accept_children(jsonb, jsonb, boolean, timestamptz, bigint) is
 'The resolved children to begin with (of a sequence the first step only), their keys taken; or, in
-`alike`, what all of them are but for their inputs; or code QD027 and the first reason against them.';
+`alike`, what all of them are but for their inputs; or code QD027 and the first reason against
+them.';

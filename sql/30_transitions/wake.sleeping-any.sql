@@ -38,7 +38,9 @@ begin
       using errcode = 'QD002';
   end if;
   v_live_id := (
-    select k.id from perdure.key as k where k.scope = v_scope and k.key = wake.key and k.until is null
+    select k.id
+    from perdure.key as k
+    where k.scope = v_scope and k.key = wake.key and k.until is null
   );
   if not exists (select from perdure.finished as f where f.id = v_live_id)
     and exists (select from perdure.execution as e where e.id = v_live_id and e.task = wake.task)
