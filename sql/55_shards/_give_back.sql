@@ -43,7 +43,12 @@ begin
     select t.id from perdure.turn as t where t.id = any(v_ids) for update skip locked
   );
   v_busy := array(select r.id from perdure.running as r where r.id = any(v_free));
-  v_ended := array(select f.id from perdure.finished as f where f.id = any(v_free));
+  v_ended := array(
+    select i.id
+    from unnest(v_free) as i (id)
+    where exists (select from perdure.finished as f where f.id = i.id)
+      or not exists (select from perdure.execution as e where e.id = i.id)  -- retention was there
+  );
   delete from perdure.turn as t
   where t.id = any(v_free)
     and t.id <> all(v_busy)
