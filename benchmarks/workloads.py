@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 BATCHES = (1, 10, 100, 500)
-SLOW = {"procrastinate": 3_000, "chancy": 4_000, "oban": 4_000, "dbos": 1_000, "pgqueuer": 50_000}
+SLOW = {"procrastinate": 2_000, "chancy": 4_000, "oban": 4_000, "dbos": 1_000, "pgqueuer": 50_000}
 QUEUES = tuple(name for name in PEERS if name != "dbos")  # dbos is for workflows: W3 to W5
 WINDOWS = 10
 
@@ -137,7 +137,7 @@ def w1(plan: Plan) -> Iterator[Case]:
         with plan.rig.database(engine) as db:
             return db.enqueue("noop", how, count)
 
-    sizes = {"one": plan.pick(1_000, 2_000, 5_000), "transaction": plan.pick(0, 5_000, 20_000)}
+    sizes = {"one": plan.pick(1_000, 2_000, 5_000), "transaction": plan.pick(0, 3_000, 20_000)}
     for how in ("bulk", "one", "transaction"):
         for engine in plan.those(*OWN, *QUEUES):
             count = plan.count(sizes[how]) if how in sizes else plan.size(engine)
