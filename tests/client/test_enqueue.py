@@ -219,12 +219,13 @@ async def test_a_stream_that_breaks_off_leaves_whole_batches(app: App) -> None:
         yield from (by_name("x", n) for n in range(10_001))
         raise RuntimeError("no more")
 
+    answered = 0
+
     async def take() -> None:
         nonlocal answered
         async for _ in app.enqueue_stream(calls()):
             answered += 1
 
-    answered = 0
     with pytest.raises(RuntimeError, match="no more"):
         await take()
     assert len(await app.executions(limit=20_000)) == answered == 10_000
