@@ -218,7 +218,8 @@ def main() -> int:
     results = Results(json.loads(given.results.read_text())["workloads"])
     given.images.mkdir(parents=True, exist_ok=True)
     mpl.use("svg")
-    mpl.rcParams.update(STYLE)
+    settings: Any = mpl.rcParams
+    settings.update(STYLE)
     for name, (draw, size) in CHARTS.items():
         figure, axes = plt.subplots(figsize=size)
         if draw(results, axes):

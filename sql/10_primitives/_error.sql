@@ -1,4 +1,5 @@
--- Stored errors have one shape, whatever a worker sent: {type, message, retryable, and more}, bounded.
+-- Stored errors have one shape, whatever a worker sent: {type, message, retryable} and more,
+-- bounded.
 
 create or replace function perdure._error(
   p_given jsonb, p_type text, p_message text, p_is_retryable boolean, p_limit int
