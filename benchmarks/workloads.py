@@ -78,7 +78,7 @@ class Plan:
         """How many no-ops this engine gets."""
         slow = SLOW.get(engine, normal)
         picked = self.pick(
-            min(slow, normal, 12_000), min(slow, normal), max(slow, min(normal, 20_000))
+            min(slow, normal, 10_000), min(slow, normal), max(slow, min(normal, 20_000))
         )
         return self.count(picked)
 
@@ -137,7 +137,7 @@ def w1(plan: Plan) -> Iterator[Case]:
         with plan.rig.database(engine) as db:
             return db.enqueue("noop", how, count)
 
-    sizes = {"one": plan.pick(1_000, 2_000, 5_000), "transaction": plan.pick(0, 3_000, 20_000)}
+    sizes = {"one": plan.pick(600, 2_000, 5_000), "transaction": plan.pick(0, 3_000, 20_000)}
     for how in ("bulk", "one", "transaction"):
         for engine in plan.those(*OWN, *QUEUES):
             count = plan.count(sizes[how]) if how in sizes else plan.size(engine)
@@ -178,7 +178,7 @@ def w2(plan: Plan) -> Iterator[Case]:
 
 @workload("W3", "idle latency, commit to body", is_quick=True)
 def w3(plan: Plan) -> Iterator[Case]:
-    samples = {"dbos": 50} | dict.fromkeys(OWN, plan.pick(25, 200, 1_000))
+    samples = {"dbos": 50} | dict.fromkeys(OWN, plan.pick(20, 200, 1_000))
     longest = plan.pick(0.03, 0.075, 0.075)
 
     def measure(engine: str) -> Figures:

@@ -125,7 +125,10 @@ async def test_a_connection_lost_while_idle_is_opened_again(
 
 def waits(conn: psycopg.Connection[Any]) -> bool:
     """Whether a call waits for the lock that the test holds."""
-    locks = "select 1 from pg_locks where locktype = 'advisory' and not granted"
+    locks = (
+        "select 1 from pg_locks where locktype = 'advisory' and not granted and database = ("
+        "select oid from pg_database where datname = current_database())"
+    )
     return bool(conn.execute(locks).fetchall())
 
 

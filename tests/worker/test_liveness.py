@@ -101,7 +101,9 @@ def shows_life(conn: Conn) -> set[int]:
     """The server processes that hold a worker's lock."""
     holding = conn.execute(
         "select l.pid from pg_locks as l join perdure.worker as w on l.objid = w.id"
-        " where l.locktype = 'advisory' and l.granted"
+        " where l.locktype = 'advisory' and l.granted and l.database = ("
+        "  select d.oid from pg_database as d where d.datname = current_database()"
+        " )"  # tests beside this one have workers with the same numbers
     )
     return {row[0] for row in holding}
 
