@@ -29,7 +29,11 @@ async def begin(
 ) -> asyncio.Task[T]:
     """Has the call under way, as far as its first wait; `result` waits for its end."""
     task = asyncio.create_task(run(*args, **kwargs))
-    await asyncio.sleep(0)
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        task.cancel()
+        raise
     return task
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Lock as Lock
 from time import sleep as sleep
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeAlias, TypeVar
@@ -12,7 +12,6 @@ import psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
-    from concurrent.futures import Future
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -40,7 +39,11 @@ def scope() -> Hashable:
 def begin(run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
     """Has the call under way in a thread; `result` waits for its end."""
     pool = ThreadPoolExecutor(1, "perdure-call")
-    future = pool.submit(run, *args, **kwargs)
+    try:
+        future = pool.submit(run, *args, **kwargs)
+    except RuntimeError:  # the interpreter is about to end, and begins no thread any more
+        future = Future()
+        future.set_result(run(*args, **kwargs))
     pool.shutdown(wait=False)
     return future
 

@@ -17,15 +17,16 @@ set plan_cache_mode = force_generic_plan
 as $$
 declare
   v_root_id bigint;
-  v_until timestamptz := p_item.deadline_at;
+  v_until timestamptz;
   v_ids bigint[];
 begin
   if p_parent_id is not null then
-    select e.root_id, least(v_until, case when e.deadline_at > p_now then e.deadline_at end)
+    select e.root_id, case when e.deadline_at > p_now then e.deadline_at end
     into v_root_id, v_until
     from perdure.execution as e
     where e.id = p_parent_id;
   end if;
+  v_until := least(v_until, p_item.deadline_at);
   with item as (
     select nextval('perdure.execution_id_seq') as id, coalesce(i.item -> 'input', '{}') as input,
       p_first_position + (i.n - 1)::int as position

@@ -21,14 +21,12 @@ declare
   v_found record;
   v_queue text;
   v_is_owner boolean;
-  v_has_doomed boolean;
   v_broken perdure.ready[];
 begin
   select
     c.claim_bytes,
-    exists (select from perdure.shard as s where s.worker_id = p_worker.id),
-    exists (select from perdure.closing as x where x.kind = 'end')
-  into v_budget, v_is_owner, v_has_doomed
+    exists (select from perdure.shard as s where s.worker_id = p_worker.id)
+  into v_budget, v_is_owner
   from perdure.config as c;
   more := false;
   foreach v_queue in array p_queues loop
@@ -48,7 +46,7 @@ begin
     v_ids := v_ids || v_found.ids;
     v_budget := v_budget - v_found.bytes;
   end loop;
-  if v_has_doomed then
+  if exists (select from perdure.closing as c where c.kind = 'end') then
     v_ids := array(select i.id from unnest(v_ids) as i (id) where not perdure._is_doomed(i.id));
   end if;
   -- fewer than wanted: the head of a line was not looked at, the byte budget was used up, or there

@@ -20,6 +20,7 @@ declare
   v_free bigint[];
   v_busy bigint[];
   v_ended bigint[];
+  v_freed bigint[];
   v_ids bigint[];
   v_queues text[];
   v_keys text[];
@@ -49,17 +50,21 @@ begin
     where exists (select from perdure.finished as f where f.id = i.id)
       or not exists (select from perdure.execution as e where e.id = i.id)  -- retention was there
   );
-  delete from perdure.turn as t
-  where t.id = any(v_free)
-    and t.id <> all(v_busy)
-    and (t.id = any(v_ended) or t.queue = any(array(
-      select q.queue from perdure.shard_queue as q where q.on_retry = 'skip'
-    )));
+  with gone as (
+    delete from perdure.turn as t
+    where t.id = any(v_free)
+      and t.id <> all(v_busy)
+      and (t.id = any(v_ended) or t.queue = any(array(
+        select q.queue from perdure.shard_queue as q where q.on_retry = 'skip'
+      )))
+    returning t.id
+  )
+  select coalesce(array_agg(g.id), '{}') into v_freed from gone as g;
   insert into perdure.closing (kind, execution_id, due_at)
   select 'turn', t.id, p_now + interval '100 milliseconds'
   from perdure.turn as t
   where t.id = any(v_ids) and t.id <> all(v_free);
-  return perdure._call_next(v_ids, v_queues, v_keys, p_now);
+  return perdure._call_next(v_ids, v_queues, v_keys, v_freed, p_now);
 end
 $$;
 

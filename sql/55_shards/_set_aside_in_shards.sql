@@ -64,7 +64,7 @@ begin
     return 0;
   end if;
   perform perdure._call_next(
-    v_ids, array_fill(p_queue, array[cardinality(v_ids)]), v_keys, perdure._clock()
+    v_ids, array_fill(p_queue, array[cardinality(v_ids)]), v_keys, '{}', perdure._clock()
   );
   return cardinality(v_ids);
 end
