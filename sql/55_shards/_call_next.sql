@@ -2,8 +2,8 @@
 -- that are held comes into the line. One too many there does no harm: a claim holds it again.
 -- Locks: rows of ready, SKIP LOCKED. Where somebody is at the oldest one just now, closing asks
 -- again, and until then the turn is that one's on whose account it is: else a younger one that
--- stands in the line, as every new one does, would pass it. Where the turn was nobody's before, that
--- takes the shard, FOR UPDATE, SKIP LOCKED: while a claim is at it, the turn stays free.
+-- stands in the line, as every new one does, would pass it. Where the turn was nobody's before,
+-- that takes the shard, FOR UPDATE, SKIP LOCKED: while a claim is at it, the turn stays free.
 
 create or replace function perdure._call_next(
   p_ids bigint[], p_queues text[], p_keys text[], p_freed bigint[], p_now timestamptz
