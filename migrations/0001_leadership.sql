@@ -25,7 +25,6 @@ drop function if exists perdure._has_due(text[]);
 drop function if exists perdure._keyed(perdure._item, perdure._item[], timestamptz);
 drop function if exists perdure._record(perdure.worker, jsonb);
 drop function if exists perdure._record_rest(perdure.running[], jsonb, timestamptz, int);
-drop function if exists perdure._resolve(jsonb, timestamptz);
 drop function if exists perdure._tell(perdure._telling[], boolean);
 drop function if exists perdure._time_out(bigint, timestamptz, int);
 

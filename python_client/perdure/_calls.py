@@ -132,20 +132,20 @@ def enqueue_many(items: bytes, notify: bool, start: int = 0) -> Call[list[Enqueu
     )
 
 
-def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bytes]]:
-    """JSON arrays of a size that one call may carry, each with its first item's number."""
+def batches(items: Iterable[Mapping[str, Any]]) -> Iterator[tuple[int, bytes, bool]]:
+    """JSON arrays of a size that one call may carry: first item's number, data, is it the last."""
     batch: list[bytes] = []
     start = size = 0
     for item in items:
         data = _json.dumps(item)
         if batch and (len(batch) == ITEMS_PER_CALL or size + len(data) > BYTES_PER_CALL):
-            yield start, array(batch)
+            yield start, array(batch), False
             start += len(batch)
             batch, size = [], 0
         batch.append(data)
         size += len(data) + 1
     if batch:
-        yield start, array(batch)
+        yield start, array(batch), True
 
 
 def array(parts: Sequence[bytes]) -> bytes:

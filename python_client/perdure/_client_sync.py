@@ -330,8 +330,13 @@ class SyncClient:
                     yield answer  # meanwhile nothing is under way: one may leave here
             if following is None:
                 break
-            start, batch = following
-            under_way = blocking.begin(self.run, _calls.enqueue_many(batch, notify, start), conn)
+            start, batch, is_last = following
+            call = _calls.enqueue_many(batch, notify, start)
+            if is_last:  # as most are: there is nothing to be made meanwhile
+                for answer in self.run(call, conn):
+                    yield answer
+                break
+            under_way = blocking.begin(self.run, call, conn)
         if failure is not None:
             raise failure
 
