@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 Row: TypeAlias = "tuple[Any, ...]"
 
-ITEMS_PER_CALL = 10_000
+ITEMS_PER_CALL = 1_000
 BYTES_PER_CALL = 8 << 20
 
 
@@ -52,7 +52,16 @@ class Call(Generic[T]):
     is_read: bool = False
 
 
-def _json_or_none(text: str | None) -> Any:
+@dataclass(frozen=True, slots=True)
+class RawCall(Generic[T]):
+    """One statement for a `Wire`: numbered parameters, one row, and both are text as it travels."""
+
+    statement: str
+    params: Sequence[bytes | None]
+    decode: Callable[[Sequence[bytes | None]], T]
+
+
+def _json_or_none(text: str | bytes | None) -> Any:
     return None if text is None else _json.loads(text)
 
 
@@ -224,6 +233,25 @@ def children(parent: int, generation: int | None, after: int, limit: int) -> Cal
         _all(Child),
         is_read=True,
     )
+
+
+def given_to_finalize(parent: int, generation: int, limit: int) -> Call[tuple[Any, list[Child]]]:
+    """The parent's own output, and the first of its children."""
+    statement: LiteralString = (
+        "select e.output::text, ("
+        "select json_agg(json_build_array(c.position, c.id, c.task, c.status, c.output, c.error)"
+        " order by c.position) from perdure.children(e.id, %s::int, -1, %s::int) as c"
+        ")::text from perdure.get_execution(%s::bigint) as e"
+    )
+
+    def decode(rows: list[Row]) -> tuple[Any, list[Child]]:
+        output, children = rows[0]
+        return _json_or_none(output), [
+            Child(position, id_, task, status, output, StoredError.from_json(error))
+            for position, id_, task, status, output, error in _json_or_none(children) or ()
+        ]
+
+    return Call(statement, [generation, limit, parent], decode, is_read=True)
 
 
 def tree(root: int, limit: int) -> Call[list[TreeNode]]:
@@ -575,8 +603,19 @@ class Reply:
     gone: list[int]
     more: bool
     wait_ms: int | None
-    after: str | None
+    after: bytes | None
     wake: bool = False
+
+
+_EXCHANGED = (
+    " from perdure.exchange($1::uuid, $2::jsonb, $3::int, null, null, $4::bigint[], $5::bigint,"
+    " $6::jsonb)"
+)
+_REPLY = "select results, claimed, to_json(gone), more, wait_ms, next_after, wake"
+EXCHANGE = _REPLY + _EXCHANGED
+# A claim alone need not wait for the disk: one that a crash of the server takes back was never
+# made, and no outcome can be recorded before it is on disk.
+CLAIM = f"{_REPLY}, set_config('synchronous_commit', 'off', true){_EXCHANGED}"
 
 
 def exchange(
@@ -585,41 +624,32 @@ def exchange(
     want: int,
     held: Sequence[int] | None,
     call: int,
-    after: str | None,
-) -> Call[Reply]:
-    def decode(rows: list[Row]) -> Reply:
-        results, claimed, gone, more, wait_ms, cursor, wake = rows[0][:7]
-        return Reply(
-            [Judgement(**result) for result in _json_or_none(results) or ()],
-            _json_or_none(claimed) or [],
-            gone or [],
-            bool(more),
-            wait_ms,
-            cursor,
-            bool(wake),
-        )
-
-    columns: LiteralString = (
-        "select results::text, claimed::text, gone, more, wait_ms, next_after::text, wake"
-    )
-    # A claim alone need not wait for the disk: one that a crash of the server takes back was never
-    # made, and no outcome can be recorded before it is on disk.
-    unflushed: LiteralString = ", set_config('synchronous_commit', 'off', true)"
-    function: LiteralString = (
-        " from perdure.exchange(%s::uuid, %s::jsonb, %s::int, null, null, %s::bigint[],"
-        " %s::bigint, %s::jsonb)"
-    )
-    return Call(
-        f"{columns}{unflushed if outcomes is None else ''}{function}",
+    after: bytes | None,
+) -> RawCall[Reply]:
+    return RawCall(
+        CLAIM if outcomes is None else EXCHANGE,
         [
-            worker,
-            None if outcomes is None else outcomes.decode(),
-            str(want),
-            None if held is None else _bigints(held),
-            str(call),
+            worker.hex.encode(),
+            outcomes,
+            b"%d" % want,
+            None if held is None else _bigints(held).encode(),
+            b"%d" % call,
             after,
         ],
-        decode,
+        _reply,
+    )
+
+
+def _reply(row: Sequence[bytes | None]) -> Reply:
+    results, claimed, gone, more, wait_ms, after, wake = row[:7]
+    return Reply(
+        [Judgement(**result) for result in _json_or_none(results) or ()],
+        _json_or_none(claimed) or [],
+        _json_or_none(gone) or [],
+        more == b"t",
+        None if wait_ms is None else int(wait_ms),
+        after,
+        wake == b"t",
     )
 
 

@@ -57,7 +57,7 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
 
 # The statement was planned for a function that has been replaced since: nothing was run.
-_OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
 
 
 async def send(connection: aio.Connection, call: Call[T]) -> T:
@@ -78,7 +78,7 @@ async def send_replanned(connection: aio.Connection, call: Call[T]) -> T:
     """The same on a connection of our own: prepared anew, once, after a schema upgrade."""
     try:
         return await send(connection, call)
-    except _OUTDATED:
+    except OUTDATED:
         await connection.execute("deallocate all")
         return await send(connection, call)
 
@@ -294,7 +294,7 @@ class Client:
         notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
-        """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone.
+        """Enqueues many calls, 1,000 or 8 MiB at a time; each is accepted or refused alone.
 
         What cannot be a call at all is refused before anything is sent.
         """

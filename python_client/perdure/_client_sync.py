@@ -58,7 +58,7 @@ _FIRST_PAUSE = 0.02
 _LONGEST_PAUSE = 0.25
 
 # The statement was planned for a function that has been replaced since: nothing was run.
-_OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
+OUTDATED = (psycopg.errors.FeatureNotSupported, psycopg.errors.InvalidSqlStatementName)
 
 
 def send(connection: blocking.Connection, call: Call[T]) -> T:
@@ -79,7 +79,7 @@ def send_replanned(connection: blocking.Connection, call: Call[T]) -> T:
     """The same on a connection of our own: prepared anew, once, after a schema upgrade."""
     try:
         return send(connection, call)
-    except _OUTDATED:
+    except OUTDATED:
         connection.execute("deallocate all")
         return send(connection, call)
 
@@ -295,7 +295,7 @@ class SyncClient:
         notify: bool = True,
         **options: Unpack[Options],
     ) -> list[Enqueued]:
-        """Enqueues many calls, 10,000 or 8 MiB at a time; each is accepted or refused alone.
+        """Enqueues many calls, 1,000 or 8 MiB at a time; each is accepted or refused alone.
 
         What cannot be a call at all is refused before anything is sent.
         """

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from perdure import _calls
+
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
@@ -60,8 +62,5 @@ class Finalize:
 async def load_finalize(app: App, given: Any) -> Finalize:
     """The record for a finalize execution's input."""
     parent_id, generation = int(given["parent"]), int(given["generation"])
-    parent = await app.get(parent_id)
-    first = await app.children(parent_id, generation, limit=PAGE)
-    return Finalize(
-        parent_id, generation, parent.output, Children(app, parent_id, generation, first)
-    )
+    output, first = await app.run(_calls.given_to_finalize(parent_id, generation, PAGE))
+    return Finalize(parent_id, generation, output, Children(app, parent_id, generation, first))

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import psycopg
+from psycopg.conninfo import make_conninfo
 
 from perdure import _calls, _dsn
-from perdure._client_async import connect, send_replanned
-from perdure.errors import BrokenInvariant, CannotConnect, WorkerGone
+from perdure._client_async import OUTDATED, connect, send_replanned
+from perdure._wire import Wire
+from perdure.errors import BrokenInvariant, CannotConnect, WorkerGone, from_psycopg
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
     from uuid import UUID
 
-    from perdure._calls import Call, Judgement, Reply
+    from psycopg.pq.abc import PGresult
+
+    from perdure._calls import Call, Judgement, RawCall, Reply
     from perdure._control import Control
     from perdure._reports import Report
 
@@ -24,6 +30,15 @@ T = TypeVar("T")
 # Something in the batch is at fault, not the call: data, integrity, limits.
 _ABOUT_DATA = ("22", "23", "54")
 _PATIENCE = 2.0  # with the control session, once it has been there: then the worker looks around
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One that was sent."""
+
+    reports: Sequence[Report]
+    call: RawCall[Reply]
+    answer: asyncio.Future[PGresult]
 
 
 class Session:
@@ -36,6 +51,7 @@ class Session:
         self._tasks = tasks
         self._control = control
         self._connection: psycopg.AsyncConnection[Any] | None = None
+        self._wire: Wire | None = None
         self._worker: UUID | None = None
         self._call = 0
 
@@ -46,7 +62,17 @@ class Session:
     async def open(self, held: Iterable[int]) -> dict[int, int]:
         """Connects, and begins or resumes; returns the leases still held: id to token."""
         await self._disconnect()
-        self._connection = await connect(_dsn.resolve(self._dsn), "perdure worker")
+        # what a wire sends and gets is UTF-8, whatever the DSN says
+        dsn = make_conninfo(_dsn.resolve(self._dsn), client_encoding="UTF8")
+        self._connection = await connect(dsn, "perdure worker")
+        still_held = await self._begin_or_resume(held)
+        self._wire = Wire(self._connection)
+        with contextlib.suppress(psycopg.ProgrammingError):  # it fails again when it is sent
+            await self._prepare(self._wire)
+        return still_held
+
+    async def _begin_or_resume(self, held: Iterable[int]) -> dict[int, int]:
+        assert self._connection is not None
         if self._connection.prepare_threshold is not None:  # no pooler is in between
             # a claim whose answer nobody takes would keep the worker's row locked: not given up
             await self._run(_calls.limit_silence(self._control.patience))
@@ -67,21 +93,54 @@ class Session:
         self._call = 0
         return {}
 
-    async def exchange(
-        self, reports: Sequence[Report], want: int, held: Sequence[int] | None, after: str | None
-    ) -> Reply:
-        """Reports and claims in one round trip; reports the database chokes on are set apart."""
+    async def _prepare(self, wire: Wire) -> None:
+        for statement in (_calls.EXCHANGE, _calls.CLAIM):
+            await wire.prepare(statement)
+
+    def send(
+        self, reports: Sequence[Report], want: int, held: Sequence[int] | None, after: bytes | None
+    ) -> Exchange:
+        """Reports and claims in one round trip, which begins at once; `receive` has to follow."""
         assert self._worker is not None
+        assert self._wire is not None
         self._call += 1
         data = _calls.array([report.data for report in reports]) if reports else None
         call = _calls.exchange(self._worker, data, want, held, self._call, after)
+        return Exchange(reports, call, self._wire.send(call))
+
+    async def receive(self, sent: Exchange) -> Reply:
+        """The reply; reports that the database chokes on are set apart."""
+        assert self._worker is not None
         try:
-            return await self._run(call)
+            return await self._received(sent)
         except (psycopg.Error, BrokenInvariant) as error:
-            if not reports or not _is_about_data(error):
+            if not sent.reports or not _is_about_data(error):
                 raise
-            judgements = await self._finish_apart(self._worker, reports)
+            judgements = await self._finish_apart(self._worker, sent.reports)
             return _calls.Reply(judgements, [], [], more=True, wait_ms=None, after=None)
+
+    async def _received(self, sent: Exchange) -> Reply:
+        assert self._wire is not None
+        try:
+            try:
+                result = await sent.answer
+            except OUTDATED:  # planned for functions that have been replaced since: nothing was run
+                async with self._wire.aside() as connection:
+                    await connection.execute("deallocate all")
+                self._wire.forget()
+                await self._prepare(self._wire)
+                result = await self._wire.send(sent.call)
+        except psycopg.Error as error:
+            if (own := from_psycopg(error)) is not None:
+                raise own from error
+            raise
+        return sent.call.decode([result.get_value(0, at) for at in range(result.nfields)])
+
+    async def report(self, reports: Sequence[Report]) -> None:
+        """Reports what is left, once the exchange under way, if there is one, is over."""
+        assert self._wire is not None
+        await self._wire.settled()
+        await self.receive(self.send(reports, 0, None, None))
 
     async def _finish_apart(self, worker: UUID, reports: Sequence[Report]) -> list[Judgement]:
         try:
@@ -109,13 +168,19 @@ class Session:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
+        if self._wire is not None:
+            self._wire.close()
+            self._wire = None
         if self._connection is not None:
             connection, self._connection = self._connection, None
             await connection.close()
 
     async def _run(self, call: Call[T]) -> T:
         assert self._connection is not None
-        return await send_replanned(self._connection, call)
+        if self._wire is None:
+            return await send_replanned(self._connection, call)
+        async with self._wire.aside() as connection:
+            return await send_replanned(connection, call)
 
 
 def _is_about_data(error: psycopg.Error | BrokenInvariant) -> bool:

@@ -47,7 +47,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from perdure._app import App
-    from perdure._calls import Judgement, Reply
+    from perdure._calls import Judgement
     from perdure._direct import Event
     from perdure._reports import Report
     from perdure._task import Task
@@ -296,7 +296,7 @@ class Worker:
         try:
             async with asyncio.timeout(_GRACE):
                 if self._reports and self._session.is_open:
-                    await self._session.exchange(self._take_reports(), 0, None, None)
+                    await self._session.report(self._take_reports())
                 self._control.leave()
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
@@ -337,7 +337,7 @@ class Worker:
         log.info("connected again, %d leases held", len(self._leases))
 
     async def _converse(self) -> None:
-        after: str | None = None
+        after: bytes | None = None
         full_at = 0.0
         is_fruitless = False
         pending: list[list[Any]] = []  # claimed, and taken while the next exchange is under way
@@ -349,7 +349,10 @@ class Worker:
                 after = None
             reports = self._take_reports()
             try:
-                reply = await self._exchange(reports, want, self._held(now), after, pending)
+                sent = self._session.send(reports, want, self._held(now), after)
+                self._take_all(pending)  # begins while the server works
+                pending = []
+                reply = await self._session.receive(sent)
             except BaseException:
                 self._reports[:0] = reports  # whether they arrived is not known: tell again
                 raise
@@ -374,27 +377,6 @@ class Worker:
                 await self._pause(reply.wait_ms if want else None)
             elif was_fruitless and is_fruitless and not self._reports:
                 await self._pause(_MORE_PAUSE_MS)  # what more there is, is not for this worker
-
-    async def _exchange(
-        self,
-        reports: Sequence[Report],
-        want: int,
-        held: Sequence[int] | None,
-        after: str | None,
-        pending: Sequence[list[Any]],
-    ) -> Reply:
-        """Exchanges; what is pending begins when the call is on its way, so neither side waits."""
-        call = self._session.exchange(reports, want, held, after)
-        if not pending:
-            return await call
-        assert self._loop is not None
-        exchange = self._loop.create_task(call)
-        try:
-            await asyncio.sleep(0)
-            self._take_all(pending)
-            return await exchange
-        finally:
-            exchange.cancel()
 
     def _is_over(self) -> bool:
         if self._phase is _Phase.OVER:

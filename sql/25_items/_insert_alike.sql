@@ -41,8 +41,8 @@ begin
       i.id, p_parent_id, coalesce(v_root_id, i.id), p_now, p_item.start_at, v_until,
       p_item.timeout_ms, p_item.retry_multiplier, p_item.retry_jitter, p_item.retry_delay_ms,
       p_item.retry_max_delay_ms, p_generation, i.position, p_item.max_attempts,
-      p_item.max_crashes, p_item.priority, p_item.is_linear, false, false, p_item.task,
-      p_item.queue, i.input, p_item.headers, p_item.tags
+      p_item.max_crashes, p_item.priority, p_item.is_linear, false,
+      p_parent_id is not null and p_first_position is null, p_item.task, p_item.queue, i.input, p_item.headers, p_item.tags
     from item as i
   ), due as (
     insert into perdure.ready (
@@ -64,4 +64,5 @@ $$;
 
 comment on function perdure._insert_alike(perdure._item, jsonb, timestamptz, bigint, int, int) is
 'Writes the items of a JSON array as executions, all of them as the resolved one but for the input;
-returns their ids, in order. Children: parent, its generation and the first position.';
+returns their ids, in order. Children: parent, its generation and the first position; a parent
+without a position makes a finalize.';

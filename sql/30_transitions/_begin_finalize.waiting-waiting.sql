@@ -11,19 +11,23 @@ volatile
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
+  v_given jsonb := jsonb_build_array(
+    p_finalize || jsonb_build_object(
+      'input', jsonb_build_object('parent', p_parent.id, 'generation', p_parent.generation)
+    )
+  );
+  v_alike perdure._item := perdure._template(v_given, p_now);
   v_items perdure._item[];
 begin
-  v_items := perdure._resolve(
-    jsonb_build_array(
-      p_finalize || jsonb_build_object(
-        'input', jsonb_build_object('parent', p_parent.id, 'generation', p_parent.generation)
-      )
-    ), p_now
-  );
-  if (v_items[1]).code is not null then
-    return 'finalize: ' || (v_items[1]).message;
+  if v_alike.task is not null then
+    perform perdure._insert_alike(v_alike, v_given, p_now, p_parent.id, p_parent.generation);
+  else
+    v_items := perdure._resolve(v_given, p_now);
+    if (v_items[1]).code is not null then
+      return 'finalize: ' || (v_items[1]).message;
+    end if;
+    perform perdure._insert(v_items, p_now, p_parent.id, p_parent.generation);
   end if;
-  perform perdure._insert(v_items, p_now, p_parent.id, p_parent.generation);
   update perdure.waiting as w
   set phase = 'finalize', step = null, active = 1, has_failed = p_parent.has_failed
   where w.id = p_parent.id;

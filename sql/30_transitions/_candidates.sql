@@ -15,11 +15,11 @@ declare
   v_id bigint := coalesce((p_after ->> 2)::bigint, 0);
 begin
   select
-    coalesce(array_agg(c.id order by c.priority, c.start_at, c.id), '{}'),
+    coalesce(array_agg(c.id), '{}'),  -- in the order in which they come
     coalesce(sum(c.bytes), 0)
   into ids, bytes
   from (
-    select r.id, r.priority, r.start_at, r.bytes
+    select r.id, r.bytes
     from perdure.ready as r
     where r.queue = p_queue
       and not r.is_aside

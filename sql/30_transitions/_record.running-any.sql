@@ -37,7 +37,7 @@ begin
   if cardinality(v_gone) is distinct from cardinality(v_reported.ids) then
     -- somebody else ended one just now; or one was reported twice, and the last report counts
     v_reported := perdure._still_reported(
-      v_gone, v_reported.leases, v_reported.places, v_reported.are_done
+      v_gone, v_reported.leases, v_reported.places, v_reported.kinds
     );
   end if;
   insert into perdure.finished (
@@ -46,33 +46,33 @@ begin
   select
     r.id, r.started_at, v_now, r.worker_id, r.token, r.attempts + 1, r.crashes, r.iteration,
     'completed', nullif(p_outcomes -> r.place -> 'output', 'null')
-  from unnest(v_reported.leases, v_reported.places, v_reported.are_done) as r (
+  from unnest(v_reported.leases, v_reported.places, v_reported.kinds) as r (
     id, started_at, expires_at, deadline_at, parent_id, parent_generation, worker_id, token,
-    attempts, crashes, iteration, is_keyed, task, input, place, is_done
+    attempts, crashes, iteration, is_keyed, task, input, place, kind
   )
-  where r.is_done;
-  if v_reported.has_ties then
+  where r.kind > 0;
+  if 2 = any(v_reported.kinds) then
     select
       array_agg(row(r.parent_id, r.parent_generation, 1, 0)::perdure._telling)
         filter (where r.parent_id is not null),
       array_agg(r.id) filter (where r.is_keyed),
       array_agg(r.id) filter (where r.deadline_at is not null)
     into tellings, v_keyed, v_timed
-    from unnest(v_reported.leases, v_reported.are_done) as r (
+    from unnest(v_reported.leases, v_reported.kinds) as r (
       id, started_at, expires_at, deadline_at, parent_id, parent_generation, worker_id, token,
-      attempts, crashes, iteration, is_keyed, task, input, is_done
+      attempts, crashes, iteration, is_keyed, task, input, kind
     )
-    where r.is_done;
+    where r.kind = 2;
     next := perdure._forget(v_keyed, v_timed, v_now);
   end if;
   rest := 0;
-  if v_reported.has_rest then
+  if 0 = any(v_reported.kinds) then
     select
       array_agg(v_reported.leases[r.n] order by v_reported.ids[r.n]),
       array_agg(p_outcomes -> v_reported.places[r.n] order by v_reported.ids[r.n])
     into v_rest, v_rest_outcomes
-    from unnest(v_reported.are_done) with ordinality as r (is_done, n)
-    where not r.is_done;
+    from unnest(v_reported.kinds) with ordinality as r (kind, n)
+    where r.kind = 0;
     rest := cardinality(v_rest);
     select x.results, _record.tellings || x.tellings into results, tellings
     from perdure._record_rest(v_rest, v_rest_outcomes, v_now, v_limit) as x;

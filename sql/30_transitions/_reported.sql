@@ -3,8 +3,7 @@
 
 create or replace function perdure._reported(
   p_worker_id int, p_outcomes jsonb, p_limit int,
-  out ids bigint[], out leases perdure.running[], out places int[], out are_done boolean[],
-  out has_rest boolean, out has_ties boolean
+  out ids bigint[], out leases perdure.running[], out places int[], out kinds int[]
 )
 language plpgsql
 stable
@@ -14,9 +13,9 @@ declare
   v_legible jsonb;
 begin
   select
-    array_agg(l.id), array_agg(l.lease), array_agg(o.place), array_agg(o.is_done),
-    bool_or(not o.is_done), bool_or(o.is_done and l.has_ties)
-  into ids, leases, places, are_done, has_rest, has_ties
+    array_agg(l.id), array_agg(l.lease), array_agg(o.place),
+    array_agg(case when not o.is_done then 0 when l.has_ties then 2 else 1 end)
+  into ids, leases, places, kinds
   from (
     select
       x.id, x.token, (x.place - 1)::int as place,
@@ -45,12 +44,12 @@ exception
     if v_legible = p_outcomes then
       raise;
     end if;
-    select r.* into ids, leases, places, are_done, has_rest, has_ties
+    select r.* into ids, leases, places, kinds
     from perdure._reported(p_worker_id, v_legible, p_limit) as r;
 end
 $$;
 
 comment on function perdure._reported(int, jsonb, int) is
 'Parallel arrays: the leases of this worker that the outcomes name, by id and token, the place of
-each outcome in p_outcomes (from 0), and whether it is an acceptable `completed`. has_rest: some are
-not; has_ties: some that are done have a key, a parent or a deadline.';
+each outcome in p_outcomes (from 0), and its kind: 1 for an acceptable `completed`, 2 where that one
+has a key, a parent or a deadline, 0 for all others.';

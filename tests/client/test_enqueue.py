@@ -112,11 +112,11 @@ async def test_many_are_accepted_or_refused_one_by_one(app: App) -> None:
 
 
 async def test_many_more_than_one_call_carries_keep_their_numbers(app: App) -> None:
-    done = await app.enqueue_many(by_name("x", n) for n in range(10_001))
-    assert [d.item for d in done] == list(range(10_001))
+    done = await app.enqueue_many(by_name("x", n) for n in range(1_001))
+    assert [d.item for d in done] == list(range(1_001))
     last = done[-1].id
     assert last is not None
-    assert (await app.get(last)).input == 10_000
+    assert (await app.get(last)).input == 1_000
 
 
 async def test_many_large_ones_are_split_by_bytes(app: App) -> None:
@@ -202,21 +202,21 @@ async def test_a_stream_of_calls_is_never_in_memory_as_a_whole(app: App) -> None
 
     def calls() -> Iterator[Any]:
         nonlocal made
-        for made in range(1, 20_101):
+        for made in range(1, 2_101):
             yield by_name("x", made)
 
     stream = app.enqueue_stream(calls(), notify=False)
     first = await anext(stream)
     assert first.item == 0
-    assert made <= 20_001, "two batches, and the call that did not fit in"
+    assert made <= 2_001, "two batches, and the call that did not fit in"
     rest = [enqueued async for enqueued in stream]
-    assert [enqueued.item for enqueued in rest] == list(range(1, 20_100))
+    assert [enqueued.item for enqueued in rest] == list(range(1, 2_100))
     assert all(enqueued.is_new for enqueued in rest)
 
 
 async def test_a_stream_that_breaks_off_leaves_whole_batches(app: App) -> None:
     def calls() -> Iterator[Any]:
-        yield from (by_name("x", n) for n in range(10_001))
+        yield from (by_name("x", n) for n in range(1_001))
         raise RuntimeError("no more")
 
     answered = 0
@@ -228,23 +228,23 @@ async def test_a_stream_that_breaks_off_leaves_whole_batches(app: App) -> None:
 
     with pytest.raises(RuntimeError, match="no more"):
         await take()
-    assert len(await app.executions(limit=20_000)) == answered == 10_000
+    assert len(await app.executions(limit=2_000)) == answered == 1_000
 
 
 def test_the_blocking_client_streams_too(app: App) -> None:
-    calls = [by_name("x", n) for n in range(20_001)]
+    calls = [by_name("x", n) for n in range(2_001)]
     with app.sync as client:
         answers = list(client.enqueue_stream(calls, notify=False))
-        assert [answer.item for answer in answers] == list(range(20_001))
-        assert len({answer.id for answer in answers}) == 20_001
+        assert [answer.item for answer in answers] == list(range(2_001))
+        assert len({answer.id for answer in answers}) == 2_001
 
 
 @pytest.mark.parametrize("is_mine", [False, True])
 def test_a_stream_that_is_left_has_nothing_under_way(app: App, db: str, is_mine: bool) -> None:
-    calls = [by_name("x", n) for n in range(20_001)]
+    calls = [by_name("x", n) for n in range(2_001)]
     with psycopg.connect(db) as conn, app.sync as client:
         for _ in client.enqueue_stream(calls, conn=conn if is_mine else None):
             break
         conn.rollback()
         row = conn.execute("select count(*) from perdure.execution").fetchone()
-        assert row == (0 if is_mine else 10_000,)
+        assert row == (0 if is_mine else 1_000,)

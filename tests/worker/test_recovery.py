@@ -117,18 +117,18 @@ async def test_a_report_whose_reply_was_lost_counts_once(
 
     async with working(app) as worker:
         session, is_lost = worker._session, False
-        real = type(session).exchange
+        real = type(session).receive
 
-        async def lossy(self: Any, reports: Any, *rest: Any) -> Any:
+        async def lossy(self: Any, sent: Any) -> Any:
             nonlocal is_lost
-            reply = await real(self, reports, *rest)
-            if reports and not is_lost:
+            reply = await real(self, sent)
+            if sent.reports and not is_lost:
                 is_lost = True
                 hang_up(conn)
                 raise psycopg.OperationalError("the reply was lost")
             return reply
 
-        monkeypatch.setattr(type(session), "exchange", lossy)
+        monkeypatch.setattr(type(session), "receive", lossy)
         with caplog.at_level(logging.DEBUG, "perdure"):
             handle = await once.enqueue()
             assert await handle.result(10) == "kept"
@@ -145,16 +145,16 @@ async def test_what_was_claimed_in_a_lost_reply_goes_back_unharmed(
 
     async with working(app) as worker:
         session, lost = worker._session, list[Any]()
-        real = type(session).exchange
+        real = type(session).receive
 
-        async def lossy(self: Any, *arguments: Any) -> Any:
-            reply = await real(self, *arguments)
+        async def lossy(self: Any, sent: Any) -> Any:
+            reply = await real(self, sent)
             if reply.claimed and not lost:
                 lost.extend(reply.claimed)
                 raise psycopg.OperationalError("the reply was lost")
             return reply
 
-        monkeypatch.setattr(type(session), "exchange", lossy)
+        monkeypatch.setattr(type(session), "receive", lossy)
         handle = await once.enqueue()
         assert await handle.result(10) == (1, 0)
     assert lost[0][0] == handle.id
@@ -264,16 +264,15 @@ async def test_discarded_statements_are_prepared_anew(app: App, conn: Conn) -> N
         for n in range(8):
             assert await (await echo.enqueue(n)).result(10) == n
         await eventually(lambda: prepared(worker))
-        connection = worker._session._connection
-        assert connection is not None
-        async with connection.lock:  # as a pooler would, behind the client's back
+        wire = worker._session._wire
+        assert wire is not None
+        async with wire.aside() as connection:  # as a pooler would, behind the client's back
             connection.pgconn.exec_(b"deallocate all")
         assert await (await echo.enqueue(9)).result(10) == 9
 
 
 def prepared(worker: Worker) -> bool:
-    connection = worker._session._connection
-    return connection is not None and bool(connection._prepared._names)
+    return worker._session._wire is not None and bool(worker._session._wire._names)
 
 
 async def test_a_migration_beneath_a_running_worker_does_not_stop_it(

@@ -141,15 +141,15 @@ async def test_what_arrives_after_the_stop_goes_back(
     ran = []
     app.task(name="x")(lambda: ran.append(1))
     handle = await app.enqueue("x")
-    real = Session.exchange
+    real = Session.receive
 
-    async def tardy(self: Session, *arguments: Any) -> Any:
-        reply = await real(self, *arguments)
+    async def tardy(self: Session, sent: Any) -> Any:
+        reply = await real(self, sent)
         if reply.claimed:
             worker.stop()
         return reply
 
-    monkeypatch.setattr(Session, "exchange", tardy)
+    monkeypatch.setattr(Session, "receive", tardy)
     worker = Worker(app, install_signals=False)
     await worker.run()
     found = await handle.get()

@@ -1,0 +1,151 @@
+"""Statements that a worker sends again and again: prepared once, over a socket watched all along.
+
+What `AsyncConnection` does for each statement (a cursor, adapters, a lock, watching the socket and
+leaving it again) takes twice as long as all else in a small exchange. Here a call is sent at once
+and answered by a future. The connection stays psycopg's: between two calls anything else may be
+run on it, inside `aside`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import pq
+from psycopg.errors import error_from_result
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from psycopg.pq.abc import PGresult
+
+    from perdure._calls import RawCall
+
+_WELL = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
+
+
+class Wire:
+    """Belongs to one connection and to the event loop in which it was made; one call at a time."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        self._connection = connection
+        self._pgconn = connection.pgconn
+        self._loop = asyncio.get_running_loop()
+        self._names: dict[str, bytes] = {}  # of what is prepared
+        self._answer: asyncio.Future[PGresult] | None = None  # of the call under way
+        self._result: PGresult | None = None
+        self._socket = -1
+        self._is_writing = False
+        self._watch()
+
+    def close(self) -> None:
+        """Before the connection closes; what was not answered never will be."""
+        self._unwatch()
+        self._fail(psycopg.OperationalError("the connection was closed"))
+
+    async def prepare(self, statement: str) -> None:
+        """Has the statement ready for `send`; nothing behind a pooler."""
+        if self._connection.prepare_threshold is not None and statement not in self._names:
+            name = b"perdure_%d" % len(self._names)
+            self._pgconn.send_prepare(name, statement.encode())
+            await self._under_way()
+            self._names[statement] = name
+
+    def send(self, call: RawCall[Any]) -> asyncio.Future[PGresult]:
+        """Sends at once; the answer, or what went wrong, comes with the future."""
+        if self._answer is not None:
+            raise psycopg.OperationalError("another call is under way")
+        name = self._names.get(call.statement)
+        if name is None:
+            self._pgconn.send_query_params(call.statement.encode(), call.params)
+        else:
+            self._pgconn.send_query_prepared(name, call.params)
+        return self._under_way()
+
+    async def settled(self) -> None:
+        """Until what is under way was answered, also where nobody waits for that any more."""
+        if self._answer is not None:
+            if self._answer.done():
+                self._answer = self._loop.create_future()
+            await asyncio.wait([answer := self._answer])
+            if not answer.cancelled():
+                answer.exception()
+
+    @asynccontextmanager
+    async def aside(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+        """The connection, for psycopg's own ways; the socket is watched again afterwards."""
+        await self.settled()
+        self._unwatch()
+        try:
+            yield self._connection
+        finally:
+            if not self._connection.closed:
+                self._watch()
+
+    def forget(self) -> None:
+        """What is prepared, after `deallocate all`."""
+        self._names.clear()
+
+    def _under_way(self) -> asyncio.Future[PGresult]:
+        self._answer = self._loop.create_future()
+        self._flush()
+        return self._answer
+
+    def _flush(self) -> None:
+        try:
+            is_flushed = self._pgconn.flush() == 0
+        except psycopg.OperationalError as error:
+            self._lose(error)
+            return
+        if not is_flushed:
+            self._loop.add_writer(self._socket, self._flush)
+            self._is_writing = True
+        elif self._is_writing:
+            self._loop.remove_writer(self._socket)
+            self._is_writing = False
+
+    def _read(self) -> None:
+        try:
+            self._pgconn.consume_input()
+            while not self._pgconn.is_busy():
+                result = self._pgconn.get_result()
+                if result is None:
+                    break
+                self._result = result
+            else:
+                return  # there is more to come
+        except psycopg.OperationalError as error:
+            self._lose(error)
+            return
+        result, self._result = self._result, None
+        if result is not None and self._answer is not None:
+            answer, self._answer = self._answer, None
+            if not answer.done():
+                if result.status in _WELL:
+                    answer.set_result(result)
+                else:
+                    answer.set_exception(error_from_result(result, "utf-8"))
+        if self._pgconn.status != pq.ConnStatus.OK:
+            self._lose(psycopg.OperationalError("the server has hung up"))
+
+    def _lose(self, error: psycopg.OperationalError) -> None:
+        self._unwatch()
+        self._pgconn.finish()
+        self._fail(error)
+
+    def _watch(self) -> None:
+        self._socket = self._pgconn.socket
+        self._loop.add_reader(self._socket, self._read)
+
+    def _unwatch(self) -> None:
+        if self._socket >= 0:
+            self._loop.remove_reader(self._socket)
+            self._loop.remove_writer(self._socket)
+            self._socket, self._is_writing = -1, False
+
+    def _fail(self, error: psycopg.OperationalError) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None and not answer.done():
+            answer.set_exception(error)
