@@ -58,7 +58,8 @@ _DEAF_POLL = 0.25  # while nothing can be heard: behind a pooler, between two co
 _SHORTEST_PAUSE = 0.005
 _MORE_PAUSE_MS = 50
 _HELD_EVERY = 1.0  # how often a worker asks unbidden which of its leases are gone
-_CURSOR_LIFE = 0.1
+_CURSOR_LIFE = 0.1  # a claim goes on where the last one ended, but looks at the head that often,
+_HEAD_SHARE = 20  # or, where much stands there that is not for it, a twentieth of the time
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 1.0
 _GRACE = 5.0  # for bodies to end after they were interrupted
@@ -338,14 +339,15 @@ class Worker:
 
     async def _converse(self) -> None:
         after: bytes | None = None
-        full_at = 0.0
+        looked_at = 0.0  # at the head of the line
+        cursor_life = _CURSOR_LIFE
         is_fruitless = False
         pending: list[list[Any]] = []  # claimed, and taken while the next exchange is under way
         while not self._is_over():
             self._stir.clear()  # what stirs from here on is not in the answer
             want = self._want(len(pending))
             now = time.monotonic()
-            if now - full_at > _CURSOR_LIFE:
+            if now - looked_at > cursor_life:
                 after = None
             reports = self._take_reports()
             try:
@@ -365,7 +367,10 @@ class Worker:
                 if (lost := self._leases.get(id_)) is not None:
                     self._drop(lost)
             is_full = 0 < want == len(reply.claimed)
-            after, full_at = (reply.after, now) if is_full else (None, 0.0)
+            if after is None:
+                looked_at = now
+                cursor_life = max(_CURSOR_LIFE, _HEAD_SHARE * (time.monotonic() - now))
+            after = reply.after if is_full else None
             pending = reply.claimed
             if is_full and self._want(len(pending)):
                 continue  # claims on while these begin

@@ -166,3 +166,19 @@ async def test_reports_larger_than_one_call_go_in_several(app: App) -> None:
         for id_ in ids:
             assert id_ is not None
             assert len((await app.wait(id_, 20)).output) == 1_000_000
+
+
+async def test_what_is_urgent_goes_before_a_long_line(app: App) -> None:
+    order = []
+
+    @app.task
+    async def note(n: int, /) -> None:
+        order.append(n)
+        await asyncio.sleep(0.001)
+
+    await app.enqueue_many([note.call(n) for n in range(4_000)])
+    async with working(app, batch=10, concurrency=20):
+        await eventually(lambda: len(order) > 100)
+        urgent = await app.enqueue(note.call(-1).options(priority=-1))
+        await urgent.result(20)
+        assert len(order) < 4_000
