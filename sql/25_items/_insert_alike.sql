@@ -42,7 +42,8 @@ begin
       p_item.timeout_ms, p_item.retry_multiplier, p_item.retry_jitter, p_item.retry_delay_ms,
       p_item.retry_max_delay_ms, p_generation, i.position, p_item.max_attempts,
       p_item.max_crashes, p_item.priority, p_item.is_linear, false,
-      p_parent_id is not null and p_first_position is null, p_item.task, p_item.queue, i.input, p_item.headers, p_item.tags
+      p_parent_id is not null and p_first_position is null, p_item.task, p_item.queue, i.input,
+      p_item.headers, p_item.tags
     from item as i
   ), due as (
     insert into perdure.ready (

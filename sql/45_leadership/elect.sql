@@ -12,6 +12,8 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
+  v_channels text[] := array(select distinct c.name from unnest(channels) as c (name) order by 1);
+  v_held text[] := '{}';
   v_locked int[];
   v_channel text;
   v_result record;
@@ -27,9 +29,24 @@ begin
     raise exception 'an election needs a holder, a mode (session, lease), a ttl of 100 ms to 1 day'
       using errcode = 'QD026';
   end if;
-  v_locked := perdure._locked_keys(pg_backend_pid());
-  for v_channel in select distinct c.name from unnest(channels) as c (name) order by 1 loop
+  foreach v_channel in array v_channels loop
+    if perdure._is_led_elsewhere(elect.purpose, v_channel) then
+      v_held := v_held || v_channel;
+    end if;
+  end loop;
+  if cardinality(v_held) < cardinality(v_channels) then
+    v_locked := perdure._locked_keys(pg_backend_pid());
+  end if;
+  foreach v_channel in array v_channels loop
     channel := v_channel;
+    if v_channel = any(v_held) then
+      is_leader := false;
+      epoch := null;
+      wait_ms := null;
+      reason := 'held';
+      return next;
+      continue;
+    end if;
     select e.* into v_result
     from perdure._elect(
       elect.purpose, v_channel, holder, elect.mode, ttl, elect.name, v_locked

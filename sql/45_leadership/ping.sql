@@ -10,7 +10,9 @@ security definer
 set search_path = pg_catalog, perdure, pg_temp
 as $$
 declare
-  v_locked int[] := perdure._locked_keys(pg_backend_pid());
+  v_locked int[] := case
+    when cardinality(channels) > 0 then perdure._locked_keys(pg_backend_pid())
+  end;
 begin
   perform perdure._require_read_committed();
   perform perdure._require_channels(channels, ping.purpose);

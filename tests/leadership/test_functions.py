@@ -81,6 +81,17 @@ def test_whoever_loses_gives_the_lock_back(one: Session, other: Session) -> None
     assert other.one("select cardinality(perdure._locked_keys())") == 0
 
 
+def test_whoever_is_refused_at_once_holds_nothing(one: Session, other: Session) -> None:
+    is_led = "select perdure._is_led_elsewhere('lock', 'news')"
+    assert one.one(is_led) is False, "nobody ever led it"
+    elect(one, ME)
+    assert (one.one(is_led), other.one(is_led)) == (False, True)
+    assert (elect(other, YOU)["reason"], elect(one, ME)["reason"]) == ("held", "leader")
+    assert one.rows("resign", ["news"], ME, [1])[0]["is_resigned"] is True
+    assert other.one(is_led) is False
+    assert other.one("select cardinality(perdure._locked_keys())") == 0
+
+
 def test_locks_that_stack_are_given_back_whole(one: Session, other: Session) -> None:
     elect(one, ME)
     for _ in range(5):
