@@ -1,0 +1,149 @@
+"""The wire over which a worker exchanges: what comes in pieces, what fails, what is given up."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
+
+import psycopg
+import pytest
+
+from fix_app import eventually
+from perdure._calls import RawCall
+from perdure._wire import Wire
+
+Conn = psycopg.Connection[Any]
+
+
+@pytest.fixture
+async def connection(db: str) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
+    connection = await psycopg.AsyncConnection.connect(db, autocommit=True)
+    yield connection
+    await connection.close()
+
+
+@pytest.fixture
+async def wire(connection: psycopg.AsyncConnection[Any]) -> AsyncIterator[Wire]:
+    wire = Wire(connection)
+    yield wire
+    wire.close()
+
+
+def call(statement: str, *params: bytes | None) -> RawCall[bytes | None]:
+    def first(row: Sequence[bytes | None]) -> bytes | None:
+        return row[0]
+
+    return RawCall(statement, params, first)
+
+
+async def ask(wire: Wire, statement: str, *params: bytes | None) -> bytes | None:
+    answer = await wire.send(call(statement, *params))
+    return answer.get_value(0, 0)
+
+
+ECHO = "select $1::text"
+HOLD = "select pg_advisory_lock(1)"
+
+
+@pytest.fixture
+def lock(conn: Conn) -> Callable[[], None]:
+    """Has HOLD wait until it is called."""
+
+    def unlock() -> None:
+        conn.execute("select pg_advisory_unlock(1)")
+
+    conn.execute(HOLD)
+    return unlock
+
+
+async def test_a_statement_is_prepared_once_and_runs_unprepared_too(
+    wire: Wire, connection: psycopg.AsyncConnection[Any]
+) -> None:
+    assert await ask(wire, ECHO, b"plain") == b"plain"
+    await wire.prepare(ECHO)
+    await wire.prepare(ECHO)
+    assert [await ask(wire, ECHO, text) for text in (b"a", None, b"")] == [b"a", None, b""]
+    async with wire.aside() as psycopgs:
+        cursor = await psycopgs.execute("select count(*) from pg_prepared_statements")
+        assert await cursor.fetchone() == (1,)
+        psycopgs.prepare_threshold = None  # as behind a pooler
+    await wire.prepare("select 2")
+    assert await ask(wire, "select 2") == b"2"
+    async with wire.aside() as psycopgs:
+        cursor = await psycopgs.execute("select count(*) from pg_prepared_statements")
+        assert await cursor.fetchone() == (1,)
+
+
+async def test_what_is_larger_than_any_buffer_goes_both_ways(wire: Wire) -> None:
+    text = b"x" * 20_000_000
+    await wire.prepare(ECHO)
+    assert await ask(wire, ECHO, text) == text
+    assert await ask(wire, ECHO, b"small") == b"small"
+
+
+async def test_an_error_leaves_the_wire_as_it_was(wire: Wire) -> None:
+    with pytest.raises(psycopg.errors.DivisionByZero, match="division by zero"):
+        await ask(wire, "select 1 / $1::int", b"0")
+    with pytest.raises(psycopg.errors.UndefinedTable):
+        await wire.prepare("select * from nowhere")
+    assert await ask(wire, ECHO, b"on") == b"on"
+
+
+async def test_there_is_one_call_at_a_time(wire: Wire, lock: Callable[[], None]) -> None:
+    first = wire.send(call(HOLD))
+    with pytest.raises(psycopg.OperationalError, match="under way"):
+        wire.send(call(ECHO, b"second"))
+    lock()
+    await first
+    assert await ask(wire, ECHO, b"third") == b"third"
+
+
+async def test_whoever_gives_up_leaves_the_wire_to_the_next_one(
+    wire: Wire, lock: Callable[[], None]
+) -> None:
+    asking = asyncio.create_task(ask(wire, HOLD))
+    await asyncio.sleep(0)
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    using = asyncio.create_task(use(wire))
+    await asyncio.sleep(0)
+    assert not using.done(), "the server is at work still"
+    lock()
+    assert await using == (1,)
+    assert await ask(wire, ECHO, b"next") == b"next"
+
+
+async def use(wire: Wire) -> Any:
+    async with wire.aside() as connection:
+        cursor = await connection.execute("select 1")
+        return await cursor.fetchone()
+
+
+@pytest.mark.parametrize("is_asking", [False, True])
+async def test_a_server_that_hangs_up_ends_the_call_and_nothing_is_watched_any_more(
+    wire: Wire,
+    connection: psycopg.AsyncConnection[Any],
+    lock: Callable[[], None],
+    conn: Conn,
+    is_asking: bool,
+) -> None:
+    answer = wire.send(call(HOLD)) if is_asking else None
+    conn.execute("select pg_terminate_backend(%s, 60000)", [connection.info.backend_pid])
+    if answer is not None:
+        with pytest.raises(psycopg.OperationalError, match="terminating connection"):
+            await answer
+    await eventually(lambda: connection.closed)
+    assert wire._socket == -1, "else the loop would turn for ever"
+    with pytest.raises(psycopg.OperationalError):
+        wire.send(call(ECHO, b"late"))
+
+
+async def test_a_wire_that_is_closed_leaves_nobody_waiting(
+    wire: Wire, lock: Callable[[], None]
+) -> None:
+    answer = wire.send(call(HOLD))
+    wire.close()
+    with pytest.raises(psycopg.OperationalError, match="closed"):
+        await answer
