@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -13,6 +14,9 @@ import pytest
 from fix_due import no_grace
 from fix_engine import Engine, Row
 from fix_sessions import Session, Sessions, done
+from perdure._sweeper import Sweeper
+
+Until = Callable[..., None]
 
 
 class Leader:
@@ -358,3 +362,26 @@ def test_a_pass_notifies_once_whatever_it_did(engine: Engine, sessions: Sessions
     _events(ears)
     engine.row("sweep")
     assert _events(ears) == ['{"event": "gone"}'], "which also says that they can be claimed"
+
+
+# What it leaves to others
+
+
+def test_setting_aside_gets_a_fifth_of_the_time(engine: Engine, db: str, until: Until) -> None:
+    engine.one("select perdure.register_worker('w', tasks => '{known}')")
+    sweeper = Sweeper(db, "s", ["default"], ())
+    sweeper._election.stand(["default"])
+    try:
+        until(sweeper.led)
+        engine.rows("enqueue_many", [{"task": "unknown"}] * 20_000)
+        began = time.monotonic()
+        pause = sweeper._pass(sweeper.led())
+        taken = time.monotonic() - began
+        moved = engine.one("select count(*) from perdure.ready where is_aside")
+        assert 0 < moved < 20_000
+        assert 0 < pause <= 4 * taken
+        engine.rows("enqueue_many", [{"task": "known", "delay": 1}] * 3_000)
+        engine.run("update perdure.scheduled set start_at = start_at - interval '2 s'")
+        assert sweeper._pass(sweeper.led()) == 0.0, "what is due is not kept waiting"
+    finally:
+        sweeper.stop()
