@@ -238,20 +238,17 @@ def children(parent: int, generation: int | None, after: int, limit: int) -> Cal
 def given_to_finalize(parent: int, generation: int, limit: int) -> Call[tuple[Any, list[Child]]]:
     """The parent's own output, and the first of its children."""
     statement: LiteralString = (
-        "select e.output::text, ("
-        "select json_agg(json_build_array(c.position, c.id, c.task, c.status, c.output, c.error)"
-        " order by c.position) from perdure.children(e.id, %s::int, -1, %s::int) as c"
-        ")::text from perdure.get_execution(%s::bigint) as e"
+        "select -1 as position, e.id, e.task, e.status, e.output::text, null::text as error"
+        " from perdure.get_execution(%s::bigint) as e union all"
+        " select c.position, c.id, c.task, c.status, c.output::text, c.error::text"
+        " from perdure.children(%s::bigint, %s::int, -1, %s::int) as c order by position"
     )
 
     def decode(rows: list[Row]) -> tuple[Any, list[Child]]:
-        output, children = rows[0]
-        return _json_or_none(output), [
-            Child(position, id_, task, status, output, StoredError.from_json(error))
-            for position, id_, task, status, output, error in _json_or_none(children) or ()
-        ]
+        own, *children = (_read(Child, row) for row in rows)
+        return own.output, children
 
-    return Call(statement, [generation, limit, parent], decode, is_read=True)
+    return Call(statement, [parent, parent, generation, limit], decode, is_read=True)
 
 
 def tree(root: int, limit: int) -> Call[list[TreeNode]]:

@@ -57,11 +57,15 @@ class Session:
 
     @property
     def is_open(self) -> bool:
-        return self._connection is not None and not self._connection.closed
+        return (
+            self._wire is not None
+            and self._connection is not None
+            and (not self._connection.closed)
+        )
 
     async def open(self, held: Iterable[int]) -> dict[int, int]:
         """Connects, and begins or resumes; returns the leases still held: id to token."""
-        await self._disconnect()
+        await self.hang_up()
         # what a wire sends and gets is UTF-8, whatever the DSN says
         dsn = make_conninfo(_dsn.resolve(self._dsn), client_encoding="UTF8")
         self._connection = await connect(dsn, "perdure worker")
@@ -165,9 +169,10 @@ class Session:
                 await self._run(_calls.unregister_worker(self._worker))
                 self._worker = None
         finally:
-            await self._disconnect()
+            await self.hang_up()
 
-    async def _disconnect(self) -> None:
+    async def hang_up(self) -> None:
+        """Closes the connection without a word, if there is one."""
         if self._wire is not None:
             self._wire.close()
             self._wire = None

@@ -33,6 +33,7 @@ T = TypeVar("T")
 
 _EVERY = 0.25
 _WATCHES_EVERY = 5.0
+_LONGEST_PAUSE = 0.5  # while there is more to set aside
 _PATIENCE = 30.0  # with one pass, and with a silent server
 _LIMIT = 1000
 _ASIDE_SHARE = 5  # to set aside gets a fifth of the time: claims pass over what is foreign to them
@@ -109,8 +110,9 @@ class Sweeper:
         done = self._call(call)
         if not done.more:
             return self._pause(is_elected=True)
-        if done.moved > done.promoted + done.recovered + done.timed_out + done.closed:
-            return (_ASIDE_SHARE - 1) * (time.monotonic() - began)
+        urgent = max(done.promoted, done.recovered, done.timed_out, done.closed)
+        if urgent < _LIMIT and urgent < done.moved:
+            return min(_LONGEST_PAUSE, (_ASIDE_SHARE - 1) * (time.monotonic() - began))
         return 0.0
 
     def _see_to_watches(self, *, is_elected: bool) -> None:

@@ -9,7 +9,7 @@ run on it, inside `aside`.
 from __future__ import annotations
 
 import asyncio
-from contextlib import asynccontextmanager
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -17,12 +17,13 @@ from psycopg import pq
 from psycopg.errors import error_from_result
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from psycopg.pq.abc import PGresult
 
     from perdure._calls import RawCall
 
+_PATIENCE = 2.0  # with a request to cancel
 _WELL = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
@@ -49,31 +50,30 @@ class Wire:
         """Has the statement ready for `send`; nothing behind a pooler."""
         if self._connection.prepare_threshold is not None and statement not in self._names:
             name = b"perdure_%d" % len(self._names)
-            self._pgconn.send_prepare(name, statement.encode())
-            await self._under_way()
+            text = statement.encode()
+            await self._begin(lambda: self._pgconn.send_prepare(name, text))
             self._names[statement] = name
 
     def send(self, call: RawCall[Any]) -> asyncio.Future[PGresult]:
         """Sends at once; the answer, or what went wrong, comes with the future."""
-        if self._answer is not None:
-            raise psycopg.OperationalError("another call is under way")
         name = self._names.get(call.statement)
         if name is None:
-            self._pgconn.send_query_params(call.statement.encode(), call.params)
-        else:
-            self._pgconn.send_query_prepared(name, call.params)
-        return self._under_way()
+            text = call.statement.encode()
+            return self._begin(lambda: self._pgconn.send_query_params(text, call.params))
+        return self._begin(lambda: self._pgconn.send_query_prepared(name, call.params))
 
     async def settled(self) -> None:
-        """Until what is under way was answered, also where nobody waits for that any more."""
+        """Until nothing is under way; what nobody waits for any more is cancelled."""
+        if self._answer is None:
+            return
+        if self._answer.done():
+            self._answer = self._loop.create_future()
+            with contextlib.suppress(psycopg.Error, OSError):
+                await self._connection.cancel_safe(timeout=_PATIENCE)
         if self._answer is not None:
-            if self._answer.done():
-                self._answer = self._loop.create_future()
-            await asyncio.wait([answer := self._answer])
-            if not answer.cancelled():
-                answer.exception()
+            await asyncio.wait([self._answer])
 
-    @asynccontextmanager
+    @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """The connection, for psycopg's own ways; the socket is watched again afterwards."""
         await self.settled()
@@ -88,10 +88,17 @@ class Wire:
         """What is prepared, after `deallocate all`."""
         self._names.clear()
 
-    def _under_way(self) -> asyncio.Future[PGresult]:
-        self._answer = self._loop.create_future()
+    def _begin(self, send: Callable[[], None]) -> asyncio.Future[PGresult]:
+        if self._answer is not None:
+            raise psycopg.OperationalError("another call is under way")
+        try:
+            send()
+        except psycopg.OperationalError as error:  # libpq may have closed the socket
+            self._lose(error)
+            raise
+        answer = self._answer = self._loop.create_future()
         self._flush()
-        return self._answer
+        return answer
 
     def _flush(self) -> None:
         try:
@@ -120,13 +127,12 @@ class Wire:
             self._lose(error)
             return
         result, self._result = self._result, None
-        if result is not None and self._answer is not None:
+        if result is not None and result.status not in _WELL:
+            self._fail(error_from_result(result, "utf-8"))
+        elif result is not None and self._answer is not None:
             answer, self._answer = self._answer, None
             if not answer.done():
-                if result.status in _WELL:
-                    answer.set_result(result)
-                else:
-                    answer.set_exception(error_from_result(result, "utf-8"))
+                answer.set_result(result)
         if self._pgconn.status != pq.ConnStatus.OK:
             self._lose(psycopg.OperationalError("the server has hung up"))
 
@@ -145,7 +151,8 @@ class Wire:
             self._loop.remove_writer(self._socket)
             self._socket, self._is_writing = -1, False
 
-    def _fail(self, error: psycopg.OperationalError) -> None:
+    def _fail(self, error: psycopg.Error) -> None:
         answer, self._answer = self._answer, None
         if answer is not None and not answer.done():
             answer.set_exception(error)
+            answer.exception()  # where nobody waits, nobody has to hear of it

@@ -301,8 +301,10 @@ class Worker:
                 self._control.leave()
                 await self._session.close()
         except (psycopg.Error, PerdureError, OSError) as error:
-            log.warning("leaving without a word: %s", _first_line(error))
-        await asyncio.to_thread(self._control.stop)
+            log.warning("leaving without a word: %s", _first_line(error) or "no answer in time")
+        finally:
+            await self._session.hang_up()
+            await asyncio.to_thread(self._control.stop)
 
     # Exchanging
 

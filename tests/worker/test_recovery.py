@@ -456,3 +456,36 @@ async def test_two_workers_sweep_at_once_without_harm(app: App, db: str) -> None
 def test_calls_that_only_read_are_marked() -> None:
     assert _calls.outcomes([1]).is_read
     assert not _calls.cancel(1, None).is_read
+
+
+async def test_a_worker_that_is_cancelled_while_it_resumes_leaves_nothing_behind(
+    app: App, conn: Conn
+) -> None:
+    @app.task
+    async def echo(n: int, /) -> int:
+        return n
+
+    worker = Worker(app, install_signals=False)
+    running = asyncio.create_task(worker.run())
+    with psycopg.connect(conn.info.dsn) as holder:
+        await eventually(lambda: worker._session._call > 0)
+        holder.execute("select from perdure.worker for update")  # it can neither report nor resume
+        await echo.enqueue(1)
+        await eventually(lambda: hangs(conn))
+        worker._reports.append(report(1, 1, "completed"))
+        hang_up(conn)
+        await eventually(lambda: worker._session._wire is None)
+        await eventually(lambda: hangs(conn))
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert not worker._control._thread.is_alive()
+    await eventually(
+        lambda: (
+            not conn.execute(
+                "select from pg_stat_activity where application_name like 'perdure %'"
+                " and datname = current_database()"
+            ).rowcount
+            > 0
+        )
+    )

@@ -107,18 +107,46 @@ async def test_whoever_gives_up_leaves_the_wire_to_the_next_one(
     asking.cancel()
     with pytest.raises(asyncio.CancelledError):
         await asking
-    using = asyncio.create_task(use(wire))
-    await asyncio.sleep(0)
-    assert not using.done(), "the server is at work still"
-    lock()
-    assert await using == (1,)
+    async with wire.aside() as connection:  # the server was told, or it would wait for the lock
+        cursor = await connection.execute("select 1")
+        assert await cursor.fetchone() == (1,)
     assert await ask(wire, ECHO, b"next") == b"next"
 
 
-async def use(wire: Wire) -> Any:
-    async with wire.aside() as connection:
-        cursor = await connection.execute("select 1")
-        return await cursor.fetchone()
+async def test_a_socket_that_is_lost_while_sending_is_watched_no_more(
+    wire: Wire, connection: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lose(*_: Any) -> None:
+        connection.pgconn.finish()  # as libpq does where it can neither send nor receive
+        raise psycopg.OperationalError("sending failed")
+
+    monkeypatch.setattr(wire, "_pgconn", Losing(connection, send_query_params=lose))
+    with pytest.raises(psycopg.OperationalError, match="sending failed"):
+        wire.send(call(ECHO, b"x"))
+    assert wire._socket == -1
+
+
+async def test_a_call_whose_rest_cannot_be_sent_fails(
+    wire: Wire, connection: psycopg.AsyncConnection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> int:
+        raise psycopg.OperationalError("flushing failed")
+
+    monkeypatch.setattr(wire, "_pgconn", Losing(connection, flush=fail))
+    with pytest.raises(psycopg.OperationalError, match="flushing failed"):
+        await wire.send(call(ECHO, b"x"))
+    assert (wire._socket, connection.closed) == (-1, True)
+
+
+class Losing:
+    """A connection of libpq some of whose functions were replaced."""
+
+    def __init__(self, connection: psycopg.AsyncConnection[Any], **replaced: Any) -> None:
+        self._pgconn = connection.pgconn
+        self.__dict__.update(replaced)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._pgconn, name)
 
 
 @pytest.mark.parametrize("is_asking", [False, True])
