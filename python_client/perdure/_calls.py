@@ -235,20 +235,31 @@ def children(parent: int, generation: int | None, after: int, limit: int) -> Cal
     )
 
 
-def given_to_finalize(parent: int, generation: int, limit: int) -> Call[tuple[Any, list[Child]]]:
-    """The parent's own output, and the first of its children."""
-    statement: LiteralString = (
-        "select -1 as position, e.id, e.task, e.status, e.output::text, null::text as error"
-        " from perdure.get_execution(%s::bigint) as e union all"
-        " select c.position, c.id, c.task, c.status, c.output::text, c.error::text"
-        " from perdure.children(%s::bigint, %s::int, -1, %s::int) as c order by position"
+def finalize_inputs(
+    parents: Sequence[int], generations: Sequence[int], limit: int
+) -> Call[list[tuple[Any, list[Child]] | None]]:
+    """For each parent its own output and its first children; None for one that is not there."""
+
+    def decode(rows: list[Row]) -> list[tuple[Any, list[Child]] | None]:
+        found: list[tuple[Any, list[Child]] | None] = [None] * len(parents)
+        children: list[Child] = []
+        for item, position, id_, task, status, output, error in rows:
+            value = _json_or_none(output)
+            if position is None:
+                children = []
+                found[item] = (value, children)
+            else:
+                stored = StoredError.from_json(_json_or_none(error))
+                children.append(Child(position, id_, task, status, value, stored))
+        return found
+
+    return Call(
+        "select item, position, id, task, status, output::text, error::text"
+        " from perdure.finalize_inputs(%s::bigint[], %s::int[], %s::int)",
+        [_bigints(parents), _bigints(generations), limit],
+        decode,
+        is_read=True,
     )
-
-    def decode(rows: list[Row]) -> tuple[Any, list[Child]]:
-        own, *children = (_read(Child, row) for row in rows)
-        return own.output, children
-
-    return Call(statement, [parent, parent, generation, limit], decode, is_read=True)
 
 
 def tree(root: int, limit: int) -> Call[list[TreeNode]]:

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import asyncio
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from perdure import _calls
+from perdure.errors import ExecutionNotFound
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
+    from collections.abc import AsyncIterator, Iterator, Sequence
 
     from perdure._app import App
     from perdure.records import Child
 
+    _Found: TypeAlias = tuple[Any, list[Child]] | None
+
 PAGE = 1000
+_TOGETHER = 16  # parents of one call, as long as none has more children than
+_FEW = 100
 
 
 class Children:
@@ -59,8 +65,49 @@ class Finalize:
         return list(self.children)
 
 
-async def load_finalize(app: App, given: Any) -> Finalize:
-    """The record for a finalize execution's input."""
-    parent_id, generation = int(given["parent"]), int(given["generation"])
-    output, first = await app.run(_calls.given_to_finalize(parent_id, generation, PAGE))
-    return Finalize(parent_id, generation, output, Children(app, parent_id, generation, first))
+class Inputs:
+    """Reads what finalizes are given, for those that begin together in one call."""
+
+    def __init__(self, app: App) -> None:
+        self._app = app
+        self._asked: list[tuple[int, int, asyncio.Future[_Found]]] = []
+        self._reading: asyncio.Task[None] | None = None
+
+    async def read(self, given: Any) -> Finalize:
+        """The record for a finalize execution's input."""
+        parent_id, generation = int(given["parent"]), int(given["generation"])
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[_Found] = loop.create_future()
+        self._asked.append((parent_id, generation, answer))
+        if self._reading is None:
+            self._reading = loop.create_task(self._read_all())
+        found = await answer
+        if found is not None and len(found[1]) == _FEW:  # many children are read apart
+            (found,) = await self._app.run(_calls.finalize_inputs([parent_id], [generation], PAGE))
+        if found is None:
+            raise ExecutionNotFound(f"there is no execution {parent_id}")
+        output, first = found
+        return Finalize(
+            parent_id, generation, output, Children(self._app, parent_id, generation, first)
+        )
+
+    async def _read_all(self) -> None:
+        try:
+            while self._asked:
+                asked, self._asked = self._asked[:_TOGETHER], self._asked[_TOGETHER:]
+                await self._read_some(asked)
+        finally:
+            self._reading = None
+
+    async def _read_some(self, asked: Sequence[tuple[int, int, asyncio.Future[_Found]]]) -> None:
+        parents, generations, answers = zip(*asked, strict=True)
+        try:
+            found = await self._app.run(_calls.finalize_inputs(parents, generations, _FEW))
+        except Exception as error:
+            for answer in answers:
+                if not answer.done():
+                    answer.set_exception(error)
+        else:
+            for answer, one in zip(answers, found, strict=True):
+                if not answer.done():
+                    answer.set_result(one)

@@ -30,7 +30,7 @@ import psycopg
 from perdure import _calls, _dsn, _reports
 from perdure._context import Context, Signal, enter
 from perdure._control import Control, Registration
-from perdure._finalize import load_finalize
+from perdure._finalize import Inputs
 from perdure._session import Session
 from perdure._sweeper import Sweeper
 from perdure._threads import Job, Threads
@@ -214,6 +214,7 @@ class Worker:
         self._held_at = 0.0
         self._backoff = _FIRST_BACKOFF
         self._threads = Threads(concurrency)
+        self._inputs = Inputs(app)
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf  # when the first of the begun leases expires
         self._timers: list[asyncio.TimerHandle] = []
@@ -582,7 +583,7 @@ class Worker:
         given = lease.input if task.validate is None else await _validated(task, lease.input)
         args, kwargs = task.binding.read_input(given)
         if (parameter := task.binding.finalize_parameter) is not None:
-            kwargs[parameter] = await load_finalize(self._app, lease.input)
+            kwargs[parameter] = await self._inputs.read(lease.input)
         return args, kwargs
 
     async def _in_thread(self, lease: _Lease, args: Sequence[Any], kwargs: dict[str, Any]) -> Any:

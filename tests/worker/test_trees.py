@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from perdure import App, Fail, Finalize, Spawn, by_name, current, errors, spawn
+from perdure import App, Fail, Finalize, Spawn, _calls, by_name, current, errors, spawn
+from perdure._finalize import Inputs
 from perdure.testing import working
 
 
@@ -323,6 +324,38 @@ async def test_finalize_reads_any_number_of_children_in_pages(app: App, style: s
 
 
 @pytest.mark.slow
+async def test_finalizes_that_begin_together_read_together(
+    app: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    define(app)
+    read = _calls.finalize_inputs
+    asked: list[int] = []
+
+    def noted(parents: Any, *rest: Any) -> Any:
+        asked.append(len(parents))
+        return read(parents, *rest)
+
+    monkeypatch.setattr(_calls, "finalize_inputs", noted)
+
+    @app.task
+    async def parent(children: int, /) -> Spawn[None]:
+        return spawn([by_name("double", n) for n in range(children)], finalize=app.tasks["total"])
+
+    counts = [3] * 40 + [99, 100, 101, 0]
+    async with working(app, concurrency=400, batch=400):
+        ended = await app.enqueue_many([parent.call(count) for count in counts])
+        sums = [(await app.wait(each.id or 0, 20)).output for each in ended]
+    assert sums == [count * (count - 1) for count in counts]
+    assert sum(asked) == len(counts) + 2, "those of a hundred children and more once again"
+    assert max(asked) <= 16
+    assert len(asked) < len(counts) / 2
+
+
+async def test_the_inputs_of_a_finalize_whose_parent_is_gone(app: App) -> None:
+    with pytest.raises(errors.ExecutionNotFound):
+        await Inputs(app).read({"parent": 4711, "generation": 1})
+
+
 async def test_two_workers_share_a_thousand_children(app: App, db: str) -> None:
     def build(app: App, ran: list[int]) -> None:
         @app.task

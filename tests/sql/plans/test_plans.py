@@ -407,6 +407,13 @@ def children(engine: Engine) -> Iterator[None]:
     assert len(engine.rows("children", _PARENT, after=50_000, max=_BATCH)) == _BATCH
 
 
+@case(4 * _BATCH)
+def finalize_inputs(engine: Engine) -> Iterator[None]:
+    yield
+    rows = engine.rows("finalize_inputs", [_PARENT, _PARENT], [1, 1], max=_BATCH // 2)
+    assert len(rows) == _BATCH + 2
+
+
 @case(8)
 def get_execution(engine: Engine) -> Iterator[None]:
     yield
