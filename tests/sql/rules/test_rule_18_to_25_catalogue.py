@@ -25,7 +25,7 @@ def _naming(engine: Engine, pattern: str) -> set[str]:
 
 def test_18_only_signs_of_life_and_elections_take_a_session_lock(engine: Engine) -> None:
     taking = _naming(engine, r"pg_(try_)?advisory_lock\M")
-    assert taking == {"_keep_alive", "_elect"}
+    assert taking == {"_keep_alive", "_elect", "_is_led_elsewhere"}
     xact = _naming(engine, r"pg_(try_)?advisory_xact_lock\M")
     assert xact == {"_elect", "_elect_once", "_reserve_table"}
 
