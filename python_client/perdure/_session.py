@@ -60,7 +60,7 @@ class Session:
         return (
             self._wire is not None
             and self._connection is not None
-            and (not self._connection.closed)
+            and not self._connection.closed
         )
 
     async def open(self, held: Iterable[int]) -> dict[int, int]:

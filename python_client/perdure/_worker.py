@@ -372,7 +372,8 @@ class Worker:
             is_full = 0 < want == len(reply.claimed)
             if after is None:
                 looked_at = now
-                cursor_life = max(_CURSOR_LIFE, _HEAD_SHARE * (time.monotonic() - now))
+                taken = time.monotonic() - now
+                cursor_life = min(self._poll, max(_CURSOR_LIFE, _HEAD_SHARE * taken))
             after = reply.after if is_full else None
             pending = reply.claimed
             if is_full and self._want(len(pending)):
