@@ -13,6 +13,10 @@ import psycopg
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable
 
+# Until a thread has sent its call: it needs the interpreter's lock for that, which whoever began it
+# would keep for milliseconds (`sys.getswitchinterval`).
+_HEAD_START = 0.0001
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -45,6 +49,7 @@ def begin(run: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Future[T]:
         future = Future()
         future.set_result(run(*args, **kwargs))
     pool.shutdown(wait=False)
+    sleep(_HEAD_START)
     return future
 
 

@@ -58,9 +58,7 @@ class Session:
     @property
     def is_open(self) -> bool:
         return (
-            self._wire is not None
-            and self._connection is not None
-            and not self._connection.closed
+            self._wire is not None and self._connection is not None and not self._connection.closed
         )
 
     async def open(self, held: Iterable[int]) -> dict[int, int]:
