@@ -1,11 +1,13 @@
 -- One look at the lines of some shards, each from where the last one ended.
 -- Locks, and why: _shard_candidates. What is free is read together with the rows, in one snapshot:
--- there the oldest row of a free key that is due stands in the line.
+-- there the oldest row of a free key that is due stands in the line. Nearly always: where closing
+-- still owes to call it, a younger one does not pass it, but has it called.
 
 create or replace function perdure._look(
   p_worker_id int, p_queue text, p_tasks text[], p_shards int[], p_after bigint[], p_each int,
   p_max int, p_budget bigint, p_closed text[],
-  out ids bigint[], out bytes bigint, out shards int[], out after bigint[], out closed text[]
+  out ids bigint[], out bytes bigint, out shards int[], out after bigint[], out closed text[],
+  out has_called boolean
 )
 language plpgsql
 volatile
@@ -24,6 +26,8 @@ declare
   v_keys text[];
   v_bytes int[];
   v_holders bigint[];
+  v_firsts bigint[];  -- of those that are held
+  v_called bigint[];
   v_own int[];
   v_locked bigint[];
   v_standing bigint[];
@@ -32,12 +36,19 @@ declare
 begin
   select coalesce(array_agg(l.id order by l.id), '{}'), array_agg(l.shard order by l.id),
     array_agg(l.shard_key order by l.id), array_agg(l.bytes order by l.id),
-    array_agg(l.holder order by l.id)
-  into v_ids, v_numbers, v_keys, v_bytes, v_holders
+    array_agg(l.holder order by l.id), array_agg(l.first_held order by l.id)
+  into v_ids, v_numbers, v_keys, v_bytes, v_holders, v_firsts
   from (
     select r.*, (
       select t.id from perdure.turn as t where t.queue = p_queue and t.shard_key = r.shard_key
-    ) as holder
+    ) as holder, (
+      select h.id
+      from perdure.ready as h
+      where h.queue = p_queue and h.shard_key >= r.shard_key and h.shard_key <= r.shard_key
+        and h.is_held
+      order by h.shard_key, h.id
+      limit 1
+    ) as first_held
     from unnest(p_shards, p_after) as s (number, after)
     cross join lateral (
       select x.id, x.shard, x.shard_key, x.bytes
@@ -81,11 +92,16 @@ begin
       select f.*
       from (
         select u.*, row_number() over (partition by u.shard_key order by u.id) as place
-        from unnest(v_ids, v_keys, v_bytes, v_holders) as u (id, shard_key, bytes, holder)
+        from unnest(v_ids, v_keys, v_bytes, v_holders, v_firsts) as u (
+          id, shard_key, bytes, holder, first_held
+        )
       ) as f
       where f.id = any(v_locked)
         and f.shard_key <> all(p_closed)
-        and (f.holder = f.id and f.id = any(v_standing) or f.holder is null and f.place = 1)
+        and (
+          f.holder = f.id and f.id = any(v_standing)
+          or f.holder is null and f.place = 1 and (f.first_held < f.id) is not true
+        )
       order by f.id
       limit p_max
     ) as a
@@ -116,6 +132,19 @@ begin
       and (u.holder <> u.id and u.holder = any(v_standing) or u.shard_key = any(v_taken))
   );
   update perdure.ready as r set is_held = true where r.id = any(v_held);
+  v_called := array(
+    select distinct u.first_held
+    from unnest(v_ids, v_holders, v_firsts) as u (id, holder, first_held)
+    where u.holder is null and u.first_held < u.id
+  );
+  has_called := cardinality(v_called) > 0;
+  if has_called then
+    update perdure.ready as r
+    set is_held = false
+    where r.id = any(array(
+      select x.id from perdure.ready as x where x.id = any(v_called) for update skip locked
+    ));
+  end if;
   closed := array(
     select distinct u.shard_key
     from unnest(v_ids, v_keys) as u (id, shard_key)
@@ -137,4 +166,4 @@ comment on function perdure._look(
   int, text, text[], int[], bigint[], int, int, bigint, text[]
 ) is
 'What to claim among the next p_each rows of each shard; the shards that have more, and after which
-id; closed: keys whose rows were left in the line.';
+id; closed: keys whose rows were left in the line; has_called: one that was held came into it.';

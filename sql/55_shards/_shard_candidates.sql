@@ -30,6 +30,7 @@ declare
   v_most int := greatest(64, 2 * p_max);  -- of very many shards only so many, now these, now those
   v_first int := random() * 4096;
   v_is_cut boolean;
+  v_has_called boolean := false;
   v_closed text[] := '{}';  -- keys that are somebody else's until the next claim
 begin
   ids := '{}';
@@ -71,10 +72,12 @@ begin
     v_shards := v_look.shards;
     v_after := v_look.after;
     v_closed := v_closed || v_look.closed;
+    v_has_called := v_has_called or v_look.has_called;
     exit when cardinality(ids) >= p_max or bytes >= p_budget;
     is_more := v_is_cut or v_turn = 6 and cardinality(v_shards) > 0;
     v_width := greatest(least(4 * v_width, 1000), p_max);
   end loop;
+  is_more := is_more or v_has_called;
 end
 $$;
 

@@ -270,6 +270,31 @@ def test_a_new_one_does_not_pass_the_next_while_somebody_is_at_that(
     assert worker.claim_ids() == [held]
 
 
+def test_a_new_one_passes_nobody_although_the_turn_could_not_be_kept(
+    shards: Shards, sessions: Sessions
+) -> None:
+    """The same, while a claim is at work on the shard: closing owes it to call the next one."""
+    shards.make()
+    worker = shards.join()
+    first, second, third = shards.enqueue("k", 3)
+    worker.complete(worker.claim_one(first))
+    assert shards.held() == [third]
+    claiming, locking = sessions.open(), sessions.open()
+    with (
+        claiming.conn.transaction(force_rollback=True),
+        locking.conn.transaction(force_rollback=True),
+    ):
+        claiming.run("select from perdure.shard for key share")
+        locking.one("select id from perdure.ready where id = %s for update", third)
+        shards.engine.value("cancel", second)
+        assert (shards.turns(), shards.held()) == ([], [third])
+        new = shards.one("k")
+        assert worker.claim_ids() == []
+    claimed = worker.claim_ids() or worker.claim_ids()  # the first one calls it
+    assert claimed == [third]
+    assert shards.held() == [new]
+
+
 @pytest.mark.parametrize("begun", [False, True])
 def test_a_deadline_lets_the_next_one_pass(shards: Shards, begun: bool) -> None:
     shards.make()
