@@ -28,6 +28,7 @@ declare
   v_holders bigint[];
   v_firsts bigint[];  -- of those that are held
   v_called bigint[];
+  v_before text[] := '{}';
   v_own int[];
   v_locked bigint[];
   v_standing bigint[];
@@ -82,6 +83,21 @@ begin
     where t.id = any(v_holders)
     for key share skip locked
   );
+  if 0 < any(p_after) then
+    -- a key may have fallen free since the last look, and one of it come into the line behind that
+    v_before := array(
+      select distinct b.shard_key
+      from unnest(p_shards, p_after) as s (number, after)
+      cross join lateral (
+        select x.shard_key
+        from perdure.ready as x
+        where x.queue = p_queue and x.shard >= s.number and x.shard <= s.number
+          and x.id <= s.after and not x.is_held and not x.is_aside
+        order by x.shard, x.id
+      ) as b
+      where b.shard_key = any(v_keys)
+    );
+  end if;
   -- the first of each free key, and whoever has the turn already
   select coalesce(array_agg(c.id), '{}'), coalesce(sum(c.bytes), 0),
     coalesce(array_agg(c.shard_key) filter (where c.holder is null), '{}')
@@ -101,6 +117,7 @@ begin
         and (
           f.holder = f.id and f.id = any(v_standing)
           or f.holder is null and f.place = 1 and (f.first_held < f.id) is not true
+            and f.shard_key <> all(v_before)
         )
       order by f.id
       limit p_max
@@ -137,8 +154,12 @@ begin
     from unnest(v_ids, v_holders, v_firsts) as u (id, holder, first_held)
     where u.holder is null and u.first_held < u.id
   );
-  has_called := cardinality(v_called) > 0;
-  if has_called then
+  has_called := cardinality(v_called) > 0 or exists (
+    select
+    from unnest(v_keys, v_holders) as u (shard_key, holder)
+    where u.holder is null and u.shard_key = any(v_before)
+  );
+  if cardinality(v_called) > 0 then
     update perdure.ready as r
     set is_held = false
     where r.id = any(array(
@@ -166,4 +187,5 @@ comment on function perdure._look(
   int, text, text[], int[], bigint[], int, int, bigint, text[]
 ) is
 'What to claim among the next p_each rows of each shard; the shards that have more, and after which
-id; closed: keys whose rows were left in the line; has_called: one that was held came into it.';
+id; closed: keys whose rows were left in the line; has_called: an older one of
+such a key stands there now.';
