@@ -323,7 +323,6 @@ async def test_finalize_reads_any_number_of_children_in_pages(app: App, style: s
         assert await handle.result(60) == list(range(2500))
 
 
-@pytest.mark.slow
 async def test_finalizes_that_begin_together_read_together(
     app: App, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -356,6 +355,7 @@ async def test_the_inputs_of_a_finalize_whose_parent_is_gone(app: App) -> None:
         await Inputs(app).read({"parent": 4711, "generation": 1})
 
 
+@pytest.mark.slow
 async def test_two_workers_share_a_thousand_children(app: App, db: str) -> None:
     def build(app: App, ran: list[int]) -> None:
         @app.task
