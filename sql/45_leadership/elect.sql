@@ -40,17 +40,13 @@ begin
   foreach v_channel in array v_channels loop
     channel := v_channel;
     if v_channel = any(v_held) then
-      is_leader := false;
-      epoch := null;
-      wait_ms := null;
-      reason := 'held';
-      return next;
-      continue;
+      select null::bigint as epoch, null::int as wait_ms, 'held' as reason into v_result;
+    else
+      select e.* into v_result
+      from perdure._elect(
+        elect.purpose, v_channel, holder, elect.mode, ttl, elect.name, v_locked
+      ) as e;
     end if;
-    select e.* into v_result
-    from perdure._elect(
-      elect.purpose, v_channel, holder, elect.mode, ttl, elect.name, v_locked
-    ) as e;
     is_leader := v_result.epoch is not null;
     epoch := v_result.epoch;
     wait_ms := v_result.wait_ms;

@@ -187,5 +187,5 @@ comment on function perdure._look(
   int, text, text[], int[], bigint[], int, int, bigint, text[]
 ) is
 'What to claim among the next p_each rows of each shard; the shards that have more, and after which
-id; closed: keys whose rows were left in the line; has_called: an older one of
-such a key stands there now.';
+id; closed: keys whose rows were left in the line; has_called: an older one of such a key stands
+there now.';
