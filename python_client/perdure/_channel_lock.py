@@ -386,9 +386,10 @@ class _Lock:
         second signal ends the process at once. Nothing is hooked without this call, which has to
         be made in the main thread.
         """
-        leaving = _Leaving(timeout)
-        for number in _SIGNALS:
-            signal.signal(number, leaving.begin)
+        leaving = _leavings.get(os.getpid())
+        if leaving is None:
+            leaving = _leavings[os.getpid()] = _Leaving()
+        leaving.listen(timeout)
 
 
 class ChannelLock(_Lock):
@@ -559,26 +560,57 @@ def _call_all(told: SimpleQueue[tuple[Callable[..., object], object]]) -> None:
 class _Leaving:
     """Ends the process on a signal.
 
-    The locks are given back by a thread, for the interrupted one may be in the middle of anything;
-    then that one is interrupted again, to exit.
+    The locks are given back by a thread, for the main one may be in the middle of anything; then
+    that one is interrupted, to exit. The thread hears of the signal by a pipe: one that comes just
+    before the main thread begins a blocking call runs no handler until that call ends.
     """
 
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
+    def __init__(self) -> None:
+        self._timeout = 0.0
         self._process = os.getpid()
-        self._has_begun = False
+        self._is_told = False  # the main thread, of the first signal
+        self._begun = threading.Lock()  # for good, by the first signal
         self._code: int | None = None
+        self._heard, self._hearer = os.pipe()
+        os.set_blocking(self._hearer, False)
+        os.register_at_fork(after_in_child=self._forget)
+        threading.Thread(target=self._hear, name="perdure-signals", daemon=True).start()
 
-    def begin(self, number: int, _: FrameType | None) -> None:
+    def listen(self, timeout: float) -> None:
+        self._timeout = timeout
+        for number in _SIGNALS:
+            signal.signal(number, self._tell)
+        former = signal.set_wakeup_fd(self._hearer, warn_on_full_buffer=False)
+        if former != -1:  # somebody else's, as an event loop's: then the handlers alone tell
+            signal.set_wakeup_fd(former)
+
+    def _forget(self) -> None:
+        """In a fork: what it hears is not for its parent's pipe."""
+        former = signal.set_wakeup_fd(-1)
+        if former not in (-1, self._hearer):
+            signal.set_wakeup_fd(former)
+
+    def _hear(self) -> None:
+        while True:
+            for number in os.read(self._heard, 64):
+                if number in _SIGNALS:
+                    self._begin(number)
+
+    def _tell(self, number: int, _: FrameType | None) -> None:
+        """In the main thread."""
         if os.getpid() != self._process:  # a fork: it has no locks of ours
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         elif self._code is not None:
             raise SystemExit(self._code)
-        elif self._has_begun:
+        elif self._is_told:
             os._exit(1)
         else:
-            self._has_begun = True
+            self._is_told = True
+            self._begin(number)
+
+    def _begin(self, number: int) -> None:
+        if self._begun.acquire(blocking=False):
             threading.Thread(target=self._leave, args=[number], daemon=True).start()
 
     def _leave(self, number: int) -> None:
@@ -593,3 +625,6 @@ class _Leaving:
         with contextlib.suppress(Exception):
             sys.stdout.flush()
         os._exit(self._code)
+
+
+_leavings: dict[int, _Leaving] = {}  # for each process: a fork has its own

@@ -5,6 +5,7 @@ Times are of the monotonic clock, which all processes of one system share.
 
 from __future__ import annotations
 
+import ctypes
 import signal
 import sys
 import threading
@@ -92,6 +93,12 @@ for line in sys.stdin:
             answer(write(UUID(given[0]), int(given[1])))
         case "sleep":
             time.sleep(float(given[0]))
+        case "block":  # in a call that neither runs Python nor ends on a signal
+            mutex = ctypes.create_string_buffer(256)
+            system = ctypes.CDLL(None)
+            system.pthread_mutex_lock(mutex)
+            answer("blocked")
+            system.pthread_mutex_lock(mutex)
         case "query":
             with psycopg.connect(autocommit=True) as conn:
                 conn.execute(" ".join(given).encode())

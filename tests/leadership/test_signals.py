@@ -42,6 +42,22 @@ def test_g6_a_signal_releases_once_and_the_process_exits_with_0(
 
 
 @pytest.mark.parametrize("number", SIGNALS)
+def test_g6_no_call_of_the_main_thread_holds_it_up(
+    number: signal.Signals, db: str, start_lock: StartLock
+) -> None:
+    other = start_lock(db)
+    holder = start_lock(db, "news", "signals=0.2")
+    assert holder.asks("acquire") == "True"
+    other.say("stand")
+    assert other.asks("acquire 0") == "False"
+    assert holder.asks("block") == "blocked"
+    holder.send(number)
+    other.acquired(within=5)
+    assert holder.join(within=5) == 0
+    assert holder.errors() == ""
+
+
+@pytest.mark.parametrize("number", SIGNALS)
 def test_g6_it_exits_with_1_when_the_release_fails(
     number: signal.Signals, private_db: str, start_lock: StartLock, proxied: Proxy
 ) -> None:
