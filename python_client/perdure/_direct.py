@@ -165,7 +165,10 @@ class Direct:
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))
             self.run(_calls.listen())
-            self.is_pooled = not self._hears_itself(connection)
+            way = (connection.info.host, connection.info.port)
+            if way not in _hearing and self._hears_itself(connection):
+                _hearing.add(way)
+            self.is_pooled = way not in _hearing
         if not self.is_pooled:
             connection.prepare_threshold = 5
 
@@ -257,6 +260,9 @@ class Direct:
 
 
 _opened: weakref.WeakSet[Direct] = weakref.WeakSet()
+
+# Hosts and ports by which notifications came through: a probe wakes all who listen, so it is once.
+_hearing: set[tuple[str, int]] = set()
 
 
 def _forget_all() -> None:

@@ -61,9 +61,10 @@ def _reapplied() -> dict[str, str]:
     }
 
 
+@cache
 def client_version() -> str:
     """The version of the schema that this client brings, which is also its own."""
-    found = _VERSION.search(_files()[_VERSION_FILE])
+    found = _VERSION.search((_root() / "sql" / _VERSION_FILE).read_text(encoding="utf-8"))
     assert found, f"no version in {_VERSION_FILE}"
     return found[1]
 
