@@ -29,6 +29,7 @@ T = TypeVar("T")
 
 # Something in the batch is at fault, not the call: data, integrity, limits.
 _ABOUT_DATA = ("22", "23", "54")
+_DEPTH = 2
 _PATIENCE = 2.0  # with the control session, once it has been there: then the worker looks around
 
 
@@ -60,6 +61,12 @@ class Session:
         return (
             self._wire is not None and self._connection is not None and not self._connection.closed
         )
+
+    @property
+    def depth(self) -> int:
+        """How many exchanges may be under way: the server need not wait for the client."""
+        assert self._connection is not None
+        return 1 if self._connection.prepare_threshold is None else _DEPTH  # a pooler: 1
 
     async def open(self, held: Iterable[int]) -> dict[int, int]:
         """Connects, and begins or resumes; returns the leases still held: id to token."""
@@ -102,7 +109,10 @@ class Session:
     def send(
         self, reports: Sequence[Report], want: int, held: Sequence[int] | None, after: bytes | None
     ) -> Exchange:
-        """Reports and claims in one round trip, which begins at once; `receive` has to follow."""
+        """Reports and claims in one round trip, which begins at once; `receive` has to follow.
+
+        Up to `depth` at once, received in the order in which they were sent.
+        """
         assert self._worker is not None
         assert self._wire is not None
         self._call += 1

@@ -2,14 +2,17 @@
 
 What `AsyncConnection` does for each statement (a cursor, adapters, a lock, watching the socket and
 leaving it again) takes twice as long as all else in a small exchange. Here a call is sent at once
-and answered by a future. The connection stays psycopg's: between two calls anything else may be
-run on it, inside `aside`.
+and answered by a future; the next one may be sent before that (libpq's pipeline mode), so that the
+server goes on without waiting for anybody. Each call is a transaction of its own, and the order of
+calls is that of their answers. The connection stays psycopg's: when nothing is under way, anything
+else may be run on it, inside `aside`.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -24,19 +27,21 @@ if TYPE_CHECKING:
     from perdure._calls import RawCall
 
 _PATIENCE = 2.0  # with a request to cancel
+_AGAIN = 0.1
 _WELL = (pq.ExecStatus.TUPLES_OK, pq.ExecStatus.COMMAND_OK)
 
 
 class Wire:
-    """Belongs to one connection and to the event loop in which it was made; one call at a time."""
+    """Belongs to one connection and to the event loop in which it was made."""
 
     def __init__(self, connection: psycopg.AsyncConnection[Any]) -> None:
         self._connection = connection
         self._pgconn = connection.pgconn
         self._loop = asyncio.get_running_loop()
         self._names: dict[str, bytes] = {}  # of what is prepared
-        self._answer: asyncio.Future[PGresult] | None = None  # of the call under way
-        self._result: PGresult | None = None
+        self._answers: deque[asyncio.Future[PGresult]] = deque()  # of the calls under way
+        self._result: PGresult | None = None  # of the first of them
+        self._loss: psycopg.Error | None = None
         self._socket = -1
         self._is_writing = False
         self._watch()
@@ -64,20 +69,27 @@ class Wire:
 
     async def settled(self) -> None:
         """Until nothing is under way; what nobody waits for any more is cancelled."""
-        if self._answer is None:
-            return
-        if self._answer.done():
-            self._answer = self._loop.create_future()
+        while self._answers:
+            answer = self._answers[0]
+            if answer.done():
+                answer = self._answers[0] = self._loop.create_future()
+                await self._cancel_until(answer)
+            else:
+                await asyncio.wait([answer])
+
+    async def _cancel_until(self, answer: asyncio.Future[PGresult]) -> None:
+        while not answer.done():
             with contextlib.suppress(psycopg.Error, OSError):
                 await self._connection.cancel_safe(timeout=_PATIENCE)
-        if self._answer is not None:
-            await asyncio.wait([self._answer])
+            await asyncio.wait([answer], timeout=_AGAIN)  # it may have come before the call itself
 
     @contextlib.asynccontextmanager
     async def aside(self) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
         """The connection, for psycopg's own ways; the socket is watched again afterwards."""
         await self.settled()
         self._unwatch()
+        if not self._connection.closed:
+            self._pgconn.exit_pipeline_mode()
         try:
             yield self._connection
         finally:
@@ -89,14 +101,16 @@ class Wire:
         self._names.clear()
 
     def _begin(self, send: Callable[[], None]) -> asyncio.Future[PGresult]:
-        if self._answer is not None:
-            raise psycopg.OperationalError("another call is under way")
+        if self._loss is not None:
+            raise self._loss
         try:
             send()
+            self._pgconn.pipeline_sync()
         except psycopg.OperationalError as error:  # libpq may have closed the socket
             self._lose(error)
             raise
-        answer = self._answer = self._loop.create_future()
+        answer = self._loop.create_future()
+        self._answers.append(answer)
         self._flush()
         return answer
 
@@ -116,33 +130,42 @@ class Wire:
     def _read(self) -> None:
         try:
             self._pgconn.consume_input()
-            while not self._pgconn.is_busy():
+            while self._answers and not self._pgconn.is_busy():
                 result = self._pgconn.get_result()
-                if result is None:
-                    break
-                self._result = result
-            else:
-                return  # there is more to come
+                if result is None:  # the end of a statement, or of everything
+                    if self._pgconn.status != pq.ConnStatus.OK:
+                        break
+                elif result.status == pq.ExecStatus.PIPELINE_SYNC:
+                    self._settle_first()
+                elif self._result is None:
+                    self._result = result
         except psycopg.OperationalError as error:
             self._lose(error)
             return
-        result, self._result = self._result, None
-        if result is not None and result.status not in _WELL:
-            self._fail(error_from_result(result, "utf-8"))
-        elif result is not None and self._answer is not None:
-            answer, self._answer = self._answer, None
-            if not answer.done():
-                answer.set_result(result)
         if self._pgconn.status != pq.ConnStatus.OK:
             self._lose(psycopg.OperationalError("the server has hung up"))
 
-    def _lose(self, error: psycopg.OperationalError) -> None:
+    def _settle_first(self) -> None:
+        answer = self._answers.popleft()
+        result, self._result = self._result, None
+        if answer.done() or result is None:
+            return
+        if result.status in _WELL:
+            answer.set_result(result)
+        else:
+            _set_error(answer, error_from_result(result, "utf-8"))
+
+    def _lose(self, error: psycopg.Error) -> None:
+        if self._result is not None and self._result.status not in _WELL:  # the server said why
+            error = error_from_result(self._result, "utf-8")
+        self._loss = error
         self._unwatch()
         self._pgconn.finish()
         self._fail(error)
 
     def _watch(self) -> None:
         self._socket = self._pgconn.socket
+        self._pgconn.enter_pipeline_mode()
         self._loop.add_reader(self._socket, self._read)
 
     def _unwatch(self) -> None:
@@ -152,7 +175,13 @@ class Wire:
             self._socket, self._is_writing = -1, False
 
     def _fail(self, error: psycopg.Error) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None and not answer.done():
-            answer.set_exception(error)
-            answer.exception()  # where nobody waits, nobody has to hear of it
+        answers, self._result = list(self._answers), None
+        self._answers.clear()
+        for answer in answers:
+            if not answer.done():
+                _set_error(answer, error)
+
+
+def _set_error(answer: asyncio.Future[PGresult], error: psycopg.Error) -> None:
+    answer.set_exception(error)
+    answer.exception()  # where nobody waits, nobody has to hear of it

@@ -22,6 +22,7 @@ import signal
 import socket
 import time
 from collections import deque
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from perdure._calls import Judgement
     from perdure._direct import Event
     from perdure._reports import Report
+    from perdure._session import Exchange
     from perdure._task import Task
 
 log = logging.getLogger("perdure")
@@ -149,6 +151,17 @@ class _Lease:
             self.job.cancel()
 
 
+@dataclass(slots=True)
+class _Flight:
+    """An exchange under way."""
+
+    sent_at: float
+    after: bytes | None
+    want: int
+    reports: list[Report]
+    sent: Exchange = field(init=False)
+
+
 class Worker:
     """Runs the tasks of an app from some queues until it is told to stop.
 
@@ -207,6 +220,7 @@ class Worker:
         self._leases: dict[int, _Lease] = {}  # begun or not, but not reported
         self._backlog: deque[_Lease] = deque()  # claimed ahead, not begun
         self._reports: list[Report] = []
+        self._flights: deque[_Flight] = deque()  # exchanges under way
         self._busy = 0  # slots in use: bodies, and threads that outlive their attempt
         self._phase = _Phase.RUNNING
         self._shutting_down = Signal()
@@ -341,26 +355,35 @@ class Worker:
         log.info("connected again, %d leases held", len(self._leases))
 
     async def _converse(self) -> None:
+        self._flights.clear()
+        try:
+            await self._exchange_on()
+        except BaseException:  # whether they arrived is not known: tell again
+            self._reports[:0] = [report for flight in self._flights for report in flight.reports]
+            raise
+
+    async def _exchange_on(self) -> None:
         after: bytes | None = None
         looked_at = 0.0  # at the head of the line
         cursor_life = _CURSOR_LIFE
-        is_fruitless = False
-        pending: list[list[Any]] = []  # claimed, and taken while the next exchange is under way
-        while not self._is_over():
-            self._stir.clear()  # what stirs from here on is not in the answer
-            want = self._want(len(pending))
-            now = time.monotonic()
-            if now - looked_at > cursor_life:
-                after = None
-            reports = self._take_reports()
-            try:
-                sent = self._session.send(reports, want, self._held(now), after)
-                self._take_all(pending)  # begins while the server works
-                pending = []
-                reply = await self._session.receive(sent)
-            except BaseException:
-                self._reports[:0] = reports  # whether they arrived is not known: tell again
-                raise
+        is_fruitless = is_full = False
+        pending: list[list[Any]] = []  # claimed, and taken while an exchange is under way
+        while self._flights or not self._is_over():
+            if not self._flights or self._may_go_ahead(is_full, pending):
+                self._stir.clear()  # what stirs from here on is not in the answer
+                now = time.monotonic()
+                if after is None or now - looked_at > cursor_life:
+                    after, looked_at = None, now
+                self._send(now, after, pending)
+            self._take_all(pending)  # begins while the server works
+            pending = []
+            if is_full and len(self._flights) < self._session.depth:
+                await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
+                if self._may_go_ahead(is_full, pending):
+                    continue
+            flight = self._flights[0]
+            reply = await self._session.receive(flight.sent)
+            self._flights.popleft()
             self._backoff = _FIRST_BACKOFF
             if reply.wake:
                 self._control.wake_others()
@@ -369,23 +392,35 @@ class Worker:
             for id_ in reply.gone:
                 if (lost := self._leases.get(id_)) is not None:
                     self._drop(lost)
-            is_full = 0 < want == len(reply.claimed)
-            if after is None:
-                looked_at = now
-                taken = time.monotonic() - now
+            is_full = 0 < flight.want == len(reply.claimed)
+            if flight.after is None:
+                taken = time.monotonic() - flight.sent_at
                 cursor_life = min(self._poll, max(_CURSOR_LIFE, _HEAD_SHARE * taken))
             after = reply.after if is_full else None
             pending = reply.claimed
-            if is_full and self._want(len(pending)):
+            if self._flights or (is_full and self._want(len(pending))):
                 continue  # claims on while these begin
             self._take_all(pending)
             pending = []
-            await asyncio.sleep(0)  # lets what was claimed begin, and the shortest bodies end
-            was_fruitless, is_fruitless = is_fruitless, not (reply.claimed or reports)
+            await asyncio.sleep(0)
+            was_fruitless, is_fruitless = is_fruitless, not (reply.claimed or flight.reports)
             if not (reply.more or self._reports):
-                await self._pause(reply.wait_ms if want else None)
+                await self._pause(reply.wait_ms if flight.want else None)
             elif was_fruitless and is_fruitless and not self._reports:
                 await self._pause(_MORE_PAUSE_MS)  # what more there is, is not for this worker
+
+    def _may_go_ahead(self, is_full: bool, pending: Sequence[list[Any]]) -> bool:
+        """Whether a batch is worth sending before the last one was answered: a full one is."""
+        return (
+            is_full
+            and len(self._flights) < self._session.depth
+            and self._want(len(pending)) == self._batch
+        )
+
+    def _send(self, now: float, after: bytes | None, pending: Sequence[list[Any]]) -> None:
+        flight = _Flight(now, after, self._want(len(pending)), self._take_reports())
+        self._flights.append(flight)
+        flight.sent = self._session.send(flight.reports, flight.want, self._held(now), after)
 
     def _is_over(self) -> bool:
         if self._phase is _Phase.OVER:
@@ -393,10 +428,15 @@ class Worker:
         return self._phase > _Phase.RUNNING and not self._leases and not self._reports
 
     def _want(self, pending: int = 0) -> int:
+        """How many to claim, when `pending` were claimed and what is under way may bring more."""
+        asked = sum(flight.want for flight in self._flights)
+        return max(0, min(self._batch, self._slots() - pending - asked))
+
+    def _slots(self) -> int:
+        """How many more it could have."""
         if self._phase > _Phase.RUNNING:
             return 0
-        taken = self._busy + len(self._backlog) + pending
-        return max(0, min(self._batch, self._concurrency + self._prefetch - taken))
+        return self._concurrency + self._prefetch - self._busy - len(self._backlog)
 
     def _held(self, now: float) -> list[int] | None:
         """The ids to ask about, none where that was asked a moment ago."""
@@ -445,7 +485,7 @@ class Worker:
         elif (
             event.event in ("ready", "gone", "shards")
             and self._serves(event.queues)
-            and self._want()
+            and self._slots() > 0
         ):
             self._stir.set()  # without a free slot: the next that falls free asks
 

@@ -176,9 +176,9 @@ async def test_what_is_urgent_goes_before_a_long_line(app: App) -> None:
         order.append(n)
         await asyncio.sleep(0.001)
 
-    await app.enqueue_many([note.call(n) for n in range(4_000)])
+    await app.enqueue_many([note.call(n) for n in range(20_000)])
     async with working(app, batch=10, concurrency=20):
         await eventually(lambda: len(order) > 100)
         urgent = await app.enqueue(note.call(-1).options(priority=-1))
         await urgent.result(20)
-        assert len(order) < 4_000
+        assert len(order) < 20_000

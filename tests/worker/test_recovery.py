@@ -275,15 +275,16 @@ def prepared(worker: Worker) -> bool:
     return worker._session._wire is not None and bool(worker._session._wire._names)
 
 
+@pytest.mark.parametrize("batch", [100, 2])
 async def test_a_migration_beneath_a_running_worker_does_not_stop_it(
-    app: App, conn: Conn, db: str
+    app: App, conn: Conn, db: str, batch: int
 ) -> None:
     @app.task
     async def echo(n: int, /) -> int:
         await asyncio.sleep(0.001)
         return n
 
-    async with working(app, concurrency=5):
+    async with working(app, concurrency=5, batch=batch):
         ids = [e.id or 0 for e in await app.enqueue_many([echo.call(n) for n in range(300)])]
         with psycopg.connect(db) as other:
             await asyncio.to_thread(_schema.migrate, other)
@@ -291,14 +292,13 @@ async def test_a_migration_beneath_a_running_worker_does_not_stop_it(
     assert [e.output for e in ended] == list(range(300))
 
 
-async def test_an_outcome_that_the_database_chokes_on_fails_alone(
-    app: App, conn: Conn, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.parametrize("batch", [100, 2])
+async def test_an_outcome_that_the_database_chokes_on_fails_alone(app: App, batch: int) -> None:
     @app.task(max_attempts=3)
     async def give(n: int, /) -> int:
         return n
 
-    async with working(app) as worker:
+    async with working(app, batch=batch) as worker:
         real = worker._report
 
         def poisoned(lease: Any, made: Any) -> None:  # a NUL that got past the client

@@ -90,13 +90,35 @@ async def test_an_error_leaves_the_wire_as_it_was(wire: Wire) -> None:
     assert await ask(wire, ECHO, b"on") == b"on"
 
 
-async def test_there_is_one_call_at_a_time(wire: Wire, lock: Callable[[], None]) -> None:
-    first = wire.send(call(HOLD))
-    with pytest.raises(psycopg.OperationalError, match="under way"):
-        wire.send(call(ECHO, b"second"))
+async def test_calls_are_answered_in_their_order_each_by_itself(
+    wire: Wire, lock: Callable[[], None]
+) -> None:
+    await wire.prepare(ECHO)
+    held = wire.send(call(HOLD))
+    one = wire.send(call(ECHO, b"one"))
+    failing = wire.send(call("select 1 / $1::int", b"0"))
+    large = wire.send(call(ECHO, b"x" * 20_000_000))
+    last = wire.send(call("select txid_current_if_assigned() is null"))
+    await asyncio.sleep(0.05)
+    assert not any(answer.done() for answer in (held, one, failing, large, last))
     lock()
-    await first
-    assert await ask(wire, ECHO, b"third") == b"third"
+    await held
+    assert (await one).get_value(0, 0) == b"one"
+    with pytest.raises(psycopg.errors.DivisionByZero):
+        await failing
+    assert len((await large).get_value(0, 0) or b"") == 20_000_000
+    assert (await last).get_value(0, 0) == b"t"  # no transaction is left open
+
+
+async def test_several_that_nobody_waits_for_are_cancelled_one_after_the_other(
+    wire: Wire, lock: Callable[[], None]
+) -> None:
+    for _ in range(3):
+        wire.send(call(HOLD)).cancel()
+    async with wire.aside() as connection:
+        cursor = await connection.execute("select 1")
+        assert await cursor.fetchone() == (1,)
+    assert await ask(wire, ECHO, b"next") == b"next"
 
 
 async def test_whoever_gives_up_leaves_the_wire_to_the_next_one(
@@ -157,9 +179,9 @@ async def test_a_server_that_hangs_up_ends_the_call_and_nothing_is_watched_any_m
     conn: Conn,
     is_asking: bool,
 ) -> None:
-    answer = wire.send(call(HOLD)) if is_asking else None
+    answers = [wire.send(call(HOLD)), wire.send(call(ECHO, b"x"))] if is_asking else []
     conn.execute("select pg_terminate_backend(%s, 60000)", [connection.info.backend_pid])
-    if answer is not None:
+    for answer in answers:
         with pytest.raises(psycopg.OperationalError, match="terminating connection"):
             await answer
     await eventually(lambda: connection.closed)
