@@ -498,8 +498,8 @@ from (
 """
 
 
-def _spans(db: Database, base: int, window: int) -> Figures:
-    count = WINDOWS * window
+def _spans(db: Database, base: int, window: int, windows: int = WINDOWS) -> Figures:
+    count = windows * window
     seconds = float(db.ask(_SPANS.format(base=base, last=base + count, window=window)))
     return {"seconds": seconds, "executions": count, "per_second": count / seconds}
 
@@ -563,20 +563,45 @@ def w9(plan: Plan) -> Iterator[Case]:
 
 @workload("W10", "drain over many connections, in at most two processes")
 def w10(plan: Plan) -> Iterator[Case]:
-    for connections in (1, 4, 16, 64):
+    def over(connections: int) -> dict[str, Any]:
         processes = min(2, connections)
         options = {"batch": 100, "connections": connections // processes}
+        return {"processes": processes, "options": options}
+
+    for connections in (1, 4, 16, 64):
         variant = f"{connections} connection{'s' * (connections > 1)}"
+        count = plan.count(plan.pick(0, 100_000, 200_000))
         for engine in plan.those(*OWN):
-            run = partial(
-                drain,
-                plan.rig,
-                engine,
-                plan.count(plan.pick(0, 50_000, 100_000)),
-                processes=processes,
-                options=options,
-            )
+            run = partial(_stand_ready, plan.rig, engine, count, **over(connections))
             yield Case(engine, variant, run, floor=variant)
+    for engine in plan.those(*OWN):
+        variant = "64 connections, from their start"
+        run = partial(drain, plan.rig, engine, plan.count(50_000), **over(64))
+        yield Case(engine, variant, run, floor=variant)
+
+
+_ARE_CONNECTED = """
+select count(*) >= {connections}
+from pg_stat_activity
+where datname = current_database() and backend_type = 'client backend'
+  and pid <> pg_backend_pid()
+"""
+
+
+def _stand_ready(
+    rig: Rig, engine: str, count: int, *, processes: int, options: Mapping[str, Any]
+) -> Figures:
+    """Work comes to connections that have worked before: without the cost of their start."""
+    connections = processes * options["connections"]
+    with rig.database(engine) as db:
+        workers = [db.work(options) for _ in range(processes)]
+        db.wait(workers, f"select not ({_ARE_CONNECTED.format(connections=connections)})")
+        base = last = 0
+        for size in (2 * options["batch"] * connections, count):
+            base, last = last, fill(db, _READY, size)
+            db.run("select perdure.notify_ready()")
+            db.wait(workers, db.engine.unfinished)
+        return _spans(db, base, count, windows=1)
 
 
 @workload("W11", "produce and consume", is_once=True)

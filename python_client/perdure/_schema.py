@@ -61,11 +61,15 @@ def _reapplied() -> dict[str, str]:
     }
 
 
-@cache
 def client_version() -> str:
     """The version of the schema that this client brings, which is also its own."""
-    found = _VERSION.search((_root() / "sql" / _VERSION_FILE).read_text(encoding="utf-8"))
-    assert found, f"no version in {_VERSION_FILE}"
+    return _version(_root() / "sql" / _VERSION_FILE)
+
+
+@cache
+def _version(file: Path) -> str:
+    found = _VERSION.search(file.read_text(encoding="utf-8"))
+    assert found, f"no version in {file}"
     return found[1]
 
 
