@@ -24,6 +24,22 @@ def test_what_commits_late_is_claimed_from_the_beginning(
     assert [row[0] for row in third["claimed"]] == [late]
 
 
+def test_what_a_claim_took_and_rolled_back_is_claimed_from_the_beginning(
+    engine: Engine, sessions: Sessions
+) -> None:
+    first, second, third = (engine.enqueue() for _ in range(3))
+    cursor = Jsonb(engine.row("exchange", engine.worker, want=1)["next_after"])
+    other = sessions.open()
+    other.conn.execute("begin")
+    assert len(other.claim(max=1)) == 1
+    other.conn.execute("rollback")
+    beyond = engine.row("exchange", engine.worker, want=2, after=cursor)
+    assert [row[0] for row in beyond["claimed"]] == [third]
+    assert beyond["more"], "fewer than wanted: ask again, without it"
+    again = engine.row("exchange", engine.worker, want=2)
+    assert [row[0] for row in again["claimed"]] == [second]
+
+
 def test_each_queue_has_a_cursor_of_its_own(engine: Engine, sessions: Sessions) -> None:
     other = sessions.open()
     worker = other.value("register_worker", "two", ["a", "b"])
