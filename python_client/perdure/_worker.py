@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from perdure._app import App
-    from perdure._calls import Judgement
+    from perdure._calls import Judgement, Reply
     from perdure._direct import Event
     from perdure._reports import Report
     from perdure._session import Exchange
@@ -160,6 +160,7 @@ class _Flight:
     want: int
     reports: list[Report]
     sent: Exchange = field(init=False)
+    is_stray: bool = False  # sent before a look at the head of the line was answered
 
 
 class Worker:
@@ -372,9 +373,10 @@ class Worker:
             if not self._flights or self._may_go_ahead(is_full, pending):
                 self._stir.clear()  # what stirs from here on is not in the answer
                 now = time.monotonic()
-                if after is None or now - looked_at > cursor_life:
-                    after, looked_at = None, now
-                self._send(now, after, pending)
+                looks = after is None or now - looked_at > cursor_life
+                if looks:
+                    looked_at = now
+                self._send(now, None if looks else after, pending)
             self._take_all(pending)  # begins while the server works
             pending = []
             if is_full and len(self._flights) < self._session.depth:
@@ -384,19 +386,15 @@ class Worker:
             flight = self._flights[0]
             reply = await self._session.receive(flight.sent)
             self._flights.popleft()
-            self._backoff = _FIRST_BACKOFF
-            if reply.wake:
-                self._control.wake_others()
-            for judgement in reply.judgements:
-                _log_judgement(judgement)
-            for id_ in reply.gone:
-                if (lost := self._leases.get(id_)) is not None:
-                    self._drop(lost)
+            self._heed(reply)
             is_full = 0 < flight.want == len(reply.claimed)
             if flight.after is None:
                 taken = time.monotonic() - flight.sent_at
                 cursor_life = min(self._poll, max(_CURSOR_LIFE, _HEAD_SHARE * taken))
-            after = reply.after if is_full else None
+                for other in self._flights:  # goes on from where none goes on any more
+                    other.is_stray = True
+            if not flight.is_stray:
+                after = reply.after if is_full else None
             pending = reply.claimed
             if self._flights or (is_full and self._want(len(pending))):
                 continue  # claims on while these begin
@@ -408,6 +406,17 @@ class Worker:
                 await self._pause(reply.wait_ms if flight.want else None)
             elif was_fruitless and is_fruitless and not self._reports:
                 await self._pause(_MORE_PAUSE_MS)  # what more there is, is not for this worker
+
+    def _heed(self, reply: Reply) -> None:
+        """All that an answer tells, but what was claimed."""
+        self._backoff = _FIRST_BACKOFF
+        if reply.wake:
+            self._control.wake_others()
+        for judgement in reply.judgements:
+            _log_judgement(judgement)
+        for id_ in reply.gone:
+            if (lost := self._leases.get(id_)) is not None:
+                self._drop(lost)
 
     def _may_go_ahead(self, is_full: bool, pending: Sequence[list[Any]]) -> bool:
         """Whether a batch is worth sending before the last one was answered: a full one is."""
