@@ -27,7 +27,7 @@ def test_what_commits_late_is_claimed_from_the_beginning(
 def test_what_a_claim_took_and_rolled_back_is_claimed_from_the_beginning(
     engine: Engine, sessions: Sessions
 ) -> None:
-    first, second, third = (engine.enqueue() for _ in range(3))
+    _, second, third = (engine.enqueue() for _ in range(3))
     cursor = Jsonb(engine.row("exchange", engine.worker, want=1)["next_after"])
     other = sessions.open()
     other.conn.execute("begin")
