@@ -1,8 +1,8 @@
 -- The head of one queue, locked: rows of ready in order, SKIP LOCKED, up to a number and to a byte
 -- budget (but at least one).
--- Behind a cursor a row that anybody has ever locked is passed by its xmax: to try the lock costs ten
--- times as much, and among many workers most rows there are being claimed. One whose claim was
--- rolled back is found by the next look from the beginning.
+-- Behind a cursor a row that anybody has ever locked is passed by its xmax: to try its lock costs
+-- much more, and among many workers most rows there are being claimed. One whose claim was rolled
+-- back is found by the next look from the beginning.
 
 create or replace function perdure._candidates(
   p_queue text, p_tasks text[], p_max int, p_budget bigint, p_after jsonb,
