@@ -593,7 +593,7 @@ class _Leaving:
     def _hear(self) -> None:
         while True:
             for number in os.read(self._heard, 64):
-                if number in _SIGNALS:
+                if number in _SIGNALS and signal.getsignal(number) == self._tell:
                     self._begin(number)
 
     def _tell(self, number: int, _: FrameType | None) -> None:

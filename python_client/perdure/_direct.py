@@ -119,6 +119,7 @@ class Direct:
         for end in (self._woken, self._waker):
             os.set_blocking(end, False)
         self.is_pooled = False
+        self._way: tuple[str, int, str, str] | None = None
         _opened.add(self)
 
     @property
@@ -128,6 +129,8 @@ class Direct:
     def open(self) -> None:
         """Connects, finds out what it is connected to, listens where that is of use."""
         self.hang_up()
+        if self._way is not None:
+            _hearing.discard(self._way)
         dsn = _dsn.complete(
             _dsn.resolve(self._dsn),
             self._name,
@@ -165,10 +168,12 @@ class Direct:
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))
             self.run(_calls.listen())
-            way = (connection.info.host, connection.info.port)
-            if way not in _hearing and self._hears_itself(connection):
-                _hearing.add(way)
-            self.is_pooled = way not in _hearing
+            info = connection.info
+            self._way = (info.host, info.port, info.user, info.dbname)
+            hears = self._way in _hearing or self._hears_itself(connection)
+            if hears:
+                _hearing.add(self._way)
+            self.is_pooled = not hears
         if not self.is_pooled:
             connection.prepare_threshold = 5
 
@@ -261,8 +266,9 @@ class Direct:
 
 _opened: weakref.WeakSet[Direct] = weakref.WeakSet()
 
-# Hosts and ports by which notifications came through: a probe wakes all who listen, so it is once.
-_hearing: set[tuple[str, int]] = set()
+# Hosts, ports, users and databases by which notifications came through: a probe wakes all who
+# listen, so it is not repeated until a connection there was lost.
+_hearing: set[tuple[str, int, str, str]] = set()
 
 
 def _forget_all() -> None:

@@ -366,6 +366,7 @@ class Worker:
     async def _exchange_on(self) -> None:
         after: bytes | None = None
         looked_at = 0.0  # at the head of the line
+        answered_at = 0.0
         cursor_life = _CURSOR_LIFE
         is_fruitless = is_full = False
         pending: list[list[Any]] = []  # claimed, and taken while an exchange is under way
@@ -389,13 +390,16 @@ class Worker:
             self._heed(reply)
             is_full = 0 < flight.want == len(reply.claimed)
             if flight.after is None:
-                taken = time.monotonic() - flight.sent_at
+                taken = time.monotonic() - max(flight.sent_at, answered_at)
                 cursor_life = min(self._poll, max(_CURSOR_LIFE, _HEAD_SHARE * taken))
                 for other in self._flights:  # goes on from where none goes on any more
                     other.is_stray = True
             if not flight.is_stray:
                 after = reply.after if is_full else None
+            answered_at = time.monotonic()
             pending = reply.claimed
+            if reply.more and self._flights:
+                self._stir.set()  # the next one may have been run before there was more
             if self._flights or (is_full and self._want(len(pending))):
                 continue  # claims on while these begin
             self._take_all(pending)

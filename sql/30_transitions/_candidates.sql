@@ -1,8 +1,9 @@
 -- The head of one queue, locked: rows of ready in order, SKIP LOCKED, up to a number and to a byte
 -- budget (but at least one).
--- Behind a cursor a row that anybody has ever locked is passed by its xmax: to try its lock costs
--- much more, and among many workers most rows there are being claimed. One whose claim was rolled
--- back is found by the next look from the beginning.
+-- Behind a cursor a row that somebody else has locked is passed by its xmax: to try its lock costs
+-- much more, and among many workers most rows there are being claimed. One that was left after all
+-- is found by the next look from the beginning. (Who brought a row back locked it, too: an update
+-- keeps that number, which is then that of the row's own transaction.)
 
 create or replace function perdure._candidates(
   p_queue text, p_tasks text[], p_max int, p_budget bigint, p_after jsonb,
@@ -29,7 +30,7 @@ begin
       and r.shard is null
       and (r.priority, r.start_at, r.id) > (v_priority, v_start, v_id)
       and (p_tasks is null or r.task = any(p_tasks))
-      and (p_after is null or r.xmax = '0')
+      and (p_after is null or r.xmax in ('0', r.xmin))
     order by r.priority, r.start_at, r.id
     limit p_max
     for update skip locked

@@ -94,6 +94,18 @@ def test_g6_nothing_is_hooked_unless_asked_for(
     assert "released" not in " ".join(other.told)
 
 
+def test_g6_a_handler_that_is_installed_later_wins(db: str, start_lock: StartLock) -> None:
+    holder = start_lock(db, "news", "signals=0.2")
+    assert holder.asks("acquire") == "True"
+    assert holder.asks("handle") == "handles"
+    holder.send(signal.SIGTERM)
+    holder.expect("handled")
+    assert start_lock(db).asks("acquire 0.5") == "False"
+    assert holder.asks("believes") == "1"
+    holder.send(signal.SIGINT)
+    assert holder.join(within=5) == 0
+
+
 def test_g6_in_an_event_loop_too(db: str, start_async_lock: Any) -> None:
     holder = start_async_lock(db)
     holder.expect("acquired")

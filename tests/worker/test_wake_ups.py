@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable
+from itertools import takewhile
 from typing import Any
 
 import psycopg
@@ -13,6 +14,7 @@ from psycopg.conninfo import make_conninfo
 
 from fix_app import eventually
 from perdure import App, Worker, _client_async, _client_sync
+from perdure._direct import Direct
 from perdure.testing import working
 
 Conn = psycopg.Connection[Any]
@@ -277,3 +279,27 @@ def next_transaction(conn: Conn) -> int:
     row = conn.execute("select pg_snapshot_xmax(pg_current_snapshot())::text::bigint").fetchone()
     assert row
     return int(row[0])
+
+
+def test_whether_notifications_come_through_is_asked_once_until_a_connection_is_lost(
+    db: str,
+) -> None:
+    first, second = (Direct(db, "ears", ttl=5) for _ in range(2))
+    with psycopg.connect(db, autocommit=True) as ears:
+        ears.execute("listen perdure")
+
+        def probes() -> int:
+            ears.execute("select pg_notify('perdure', 'end')")
+            heard = (told.payload for told in ears.notifies(timeout=_SOON))
+            return sum("probe" in payload for payload in takewhile("end".__ne__, heard))
+
+        try:
+            first.open()
+            second.open()
+            assert (first.is_pooled, second.is_pooled) == (False, False)
+            assert probes() == 1
+            first.open()
+            assert probes() == 1
+        finally:
+            first.close()
+            second.close()

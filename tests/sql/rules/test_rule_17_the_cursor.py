@@ -40,6 +40,17 @@ def test_what_a_claim_took_and_rolled_back_is_claimed_from_the_beginning(
     assert [row[0] for row in again["claimed"]] == [second]
 
 
+def test_what_was_set_aside_and_brought_back_is_claimed_behind_a_cursor_too(
+    engine: Engine,
+) -> None:
+    _, *others = (engine.enqueue() for _ in range(3))
+    engine.run("update perdure.ready set is_aside = true")
+    assert engine.value("_bring_back", ["default"], None, 10) == 3
+    cursor = Jsonb(engine.row("exchange", engine.worker, want=1)["next_after"])
+    beyond = engine.row("exchange", engine.worker, want=2, after=cursor)
+    assert [row[0] for row in beyond["claimed"]] == others
+
+
 def test_each_queue_has_a_cursor_of_its_own(engine: Engine, sessions: Sessions) -> None:
     other = sessions.open()
     worker = other.value("register_worker", "two", ["a", "b"])
