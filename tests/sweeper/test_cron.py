@@ -54,6 +54,11 @@ def cron_db(cron_server: str) -> Iterator[str]:
         yield cron_server
         found = conn.execute("select * from perdure.fsck()").fetchall()
         conn.execute("drop extension pg_cron cascade")
+        # a job that began at the turn of the minute still sweeps: it would cross the drop's locks
+        conn.execute(
+            "select pg_terminate_backend(pid, 10000) from pg_stat_activity"
+            " where query like 'call perdure.sweep_for%' and pid <> pg_backend_pid()"
+        )
         conn.execute("drop schema perdure cascade")
     assert not found, f"fsck: {found}"
 
