@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from perdure import App
@@ -39,6 +40,16 @@ async def eventually(is_so: Callable[[], Any], *, within: float = PATIENCE) -> A
             return answer
         assert time.monotonic() < give_up, f"{is_so} was not true within {within} s"
         await asyncio.sleep(0.01)
+
+
+def hang_up(conn: psycopg.Connection[Any], application: str = "perdure worker") -> int:
+    """Ends the sessions of workers."""
+    ended = conn.execute(
+        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
+        " where application_name = %s and datname = current_database()",
+        [application],
+    ).fetchall()
+    return len(ended)
 
 
 class WorkerProcess:

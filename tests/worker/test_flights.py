@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fix_app import eventually
+from fix_app import eventually, hang_up
 from fix_machines import Pooler
 from perdure import App, Worker
 from perdure.testing import working
@@ -118,10 +118,7 @@ async def test_what_was_under_way_when_the_connection_broke_is_told_again(
         for least in range(1_000, 6_000, 1_000):
             await eventually(partial(_has_finished, conn, least))
             await eventually(lambda: worker._session.is_open)
-            conn.execute(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where application_name = 'perdure worker' and datname = current_database()"
-            )
+            assert hang_up(conn) == 1
         await eventually(partial(_has_finished, conn, count))
     rows = conn.execute(
         "select distinct status, attempts, crashes, (select count(*) from perdure.finished)"

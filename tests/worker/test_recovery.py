@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from fix_app import WorkerProcess, eventually
+from fix_app import WorkerProcess, eventually, hang_up
 from perdure import App, Worker, _calls, _schema, current
 from perdure._reports import report
 from perdure._server import THROW_AWAY, LocalServer, find_binaries
@@ -21,16 +21,6 @@ from perdure.testing import working
 
 Start = Callable[..., WorkerProcess]
 Conn = psycopg.Connection[Any]
-
-
-def hang_up(conn: Conn, application: str = "perdure worker") -> int:
-    """Ends the sessions of workers."""
-    ended = conn.execute(
-        "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-        " where application_name = %s and datname = current_database()",
-        [application],
-    ).fetchall()
-    return len(ended)
 
 
 def test_the_work_of_a_killed_worker_is_done_by_another_within_five_seconds(
@@ -362,10 +352,7 @@ async def test_a_worker_that_was_given_up_stops_its_bodies_and_itself_before_it_
             await hold.enqueue()
             await begun.wait()
             monkeypatch.setattr(worker._control._direct, "_dsn", "host=/nowhere")
-            conn.execute(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where application_name = 'perdure control' and datname = current_database()"
-            )
+            hang_up(conn, "perdure control")
             conn.execute("select perdure.sweep()")
             await stopped.wait()
 

@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from psycopg.conninfo import make_conninfo
 
-from fix_app import eventually
+from fix_app import eventually, hang_up
 from perdure import App, Worker, _client_async, _client_sync
 from perdure._direct import Direct
 from perdure.testing import working
@@ -159,10 +159,7 @@ async def test_who_could_not_listen_looks_as_soon_as_it_can(
     async with working(app, poll=_AGES) as worker:
         await is_idle(worker)
         for n in range(10):
-            conn.execute(
-                "select pg_terminate_backend(pid, 5000) from pg_stat_activity"
-                " where application_name = 'perdure control' and datname = current_database()"
-            )
+            hang_up(conn, "perdure control")
             assert await (await echo.enqueue(n)).result(_SOON) == n
 
 

@@ -91,7 +91,7 @@ async def test_an_error_leaves_the_wire_as_it_was(wire: Wire) -> None:
 
 
 async def test_calls_are_answered_in_their_order_each_by_itself(
-    wire: Wire, lock: Callable[[], None]
+    wire: Wire, lock: Callable[[], None], conn: Conn
 ) -> None:
     await wire.prepare(ECHO)
     held = wire.send(call(HOLD))
@@ -99,7 +99,11 @@ async def test_calls_are_answered_in_their_order_each_by_itself(
     failing = wire.send(call("select 1 / $1::int", b"0"))
     large = wire.send(call(ECHO, b"x" * 20_000_000))
     last = wire.send(call("select txid_current_if_assigned() is null"))
-    await asyncio.sleep(0.05)
+    waits = (
+        "select from pg_locks as l join pg_database as d on d.oid = l.database"
+        " where d.datname = current_database() and l.locktype = 'advisory' and not l.granted"
+    )
+    await eventually(lambda: conn.execute(waits).fetchone() is not None)
     assert not any(answer.done() for answer in (held, one, failing, large, last))
     lock()
     await held
