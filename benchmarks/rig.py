@@ -441,7 +441,8 @@ class Database:
         self.engine = engine
         self.name = name
         self.dsn = rig.dsn(name, ROLE)
-        self.watch = psycopg.connect(rig.dsn(name), autocommit=True)
+        # Planned anew each time: a plan kept from when a room was empty reads all of it later.
+        self.watch = psycopg.connect(rig.dsn(name), autocommit=True, prepare_threshold=None)
         self.watcher = self.watch.info.backend_pid
         self.programs: list[Program] = []
         self._asked = 0
