@@ -108,10 +108,19 @@ def _readiness(found: int) -> int:
 class Direct:
     """Opened and used by one thread; `wake` may be called by any."""
 
-    def __init__(self, dsn: str | None, name: str, *, ttl: float, listens: bool = True) -> None:
+    def __init__(
+        self,
+        dsn: str | None,
+        name: str,
+        *,
+        ttl: float,
+        patience: float | None = None,
+        listens: bool = True,
+    ) -> None:
         self._dsn = dsn
         self._name = name
         self._ttl = ttl
+        self._patience = ttl if patience is None else patience
         self._listens = listens
         self._connection: _Connection | None = None
         self._heard: deque[Event] = deque()
@@ -119,6 +128,7 @@ class Direct:
         for end in (self._woken, self._waker):
             os.set_blocking(end, False)
         self.is_pooled = False
+        self.patience = self._patience  # how long the server lets the session be silent
         self._way: tuple[str, int, str, str] | None = None
         _opened.add(self)
 
@@ -164,7 +174,7 @@ class Direct:
         self.is_pooled = found.backend != connection.info.backend_pid
         if self._listens and not self.is_pooled:
             connection.add_notify_handler(self._hear)
-            self.run(_calls.limit_session(self._ttl))
+            self.limit_session(self._patience)
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))
             self.run(_calls.listen())
@@ -194,6 +204,11 @@ class Direct:
         if within is not None:
             self._connection.deadline = time.monotonic() + within
         return send_replanned(self._connection, call)
+
+    def limit_session(self, patience: float, within: float | None = None) -> None:
+        """Has the server end this session when nothing was heard of it for so many seconds."""
+        self.run(_calls.limit_session(patience), within)
+        self.patience = patience
 
     def wait(self, timeout: float) -> list[Event]:
         """What was heard, as soon as anything was; nothing after `timeout` seconds or `wake`.

@@ -40,6 +40,7 @@ T = TypeVar("T")
 _LEAST_TTL = 0.3  # less leaves a leader no time to be confirmed before it has to concede
 _LONGEST_TTL = 3600.0
 _LEAST_RETRY = 0.02
+_CANDIDATES_TTL = 10.0  # of a session that holds nothing: it need not be heard of so often
 _LEASE = 3.0  # times the ttl: a lease is renewed by writing, so seldom
 _JITTER = 0.2  # of the retry: that much sooner, never later
 _RELEASE_JITTER = 0.05  # seconds: not everybody asks in the same moment
@@ -148,7 +149,12 @@ class Election:
             for channel in wanted:
                 self._standing.setdefault(channel, _Candidacy())
             if self._thread is None:
-                self._direct = Direct(self._dsn, f"perdure {self._purpose}", ttl=self._ttl)
+                self._direct = Direct(
+                    self._dsn,
+                    f"perdure {self._purpose}",
+                    ttl=self._ttl,
+                    patience=max(self._ttl, _CANDIDATES_TTL),
+                )
                 self._thread = threading.Thread(
                     target=self._run, name=f"perdure-election-{self._purpose}", daemon=True
                 )
@@ -263,18 +269,21 @@ class Election:
         return max(0.0, min([*due, now + _LONGEST_WAIT]) - now)
 
     def _run_call(self, direct: Direct, call: Call[T]) -> T:
-        """No longer than any belief lasts, and so that the answer is worth something."""
         now = time.monotonic()
-        within = min(
-            [self._trust(direct), *(belief.until - now for belief in self._believed.values())]
-        )
-        answer = direct.run(call, within=within)
+        answer = direct.run(call, within=self._at_most(direct))
         self._failures = 0
         self.has_connected = True
         self.error = None
         if not self._held:
             self._confirm_at = now + self._period(direct)
         return answer
+
+    def _at_most(self, direct: Direct) -> float:
+        """No longer than any belief lasts, and so that the answer is worth something."""
+        now = time.monotonic()
+        return min(
+            [self._trust(direct), *(belief.until - now for belief in self._believed.values())]
+        )
 
     def _time_to_live(self, direct: Direct) -> float:
         return self._lease_ttl if direct.is_pooled else self._ttl
@@ -285,7 +294,9 @@ class Election:
         return ttl - margin(ttl)
 
     def _period(self, direct: Direct) -> float:
-        return self._time_to_live(direct) / 3
+        """How often the server has to hear of it."""
+        is_candidate = not (self._held or direct.is_pooled)
+        return (direct.patience if is_candidate else self._time_to_live(direct)) / 3
 
     # Standing
 
@@ -317,7 +328,11 @@ class Election:
                         self._leaving.setdefault(answer.channel, Future())
                 elif candidacy is not None:
                     refused.append(answer.channel)
-                    self._ask_later(candidacy, answer)
+                    self._ask_later(direct, candidacy, answer)
+        if self._held:
+            self._confirm_at = min(self._confirm_at, started + self._period(direct))
+            if not direct.is_pooled and direct.patience > self._ttl:
+                direct.limit_session(self._ttl, self._at_most(direct))
         for answer in answers:
             if answer.epoch is not None:
                 self._begin(answer.channel, answer.epoch, until)
@@ -325,10 +340,13 @@ class Election:
             self._tell(self._on_refused, channel)
         self._settle_leaving()
 
-    def _ask_later(self, candidacy: _Candidacy, answer: _calls.Election) -> None:
-        pause = self._retry * random.uniform(1 - _JITTER, 1)
+    def _ask_later(self, direct: Direct, candidacy: _Candidacy, answer: _calls.Election) -> None:
+        jitter = random.uniform(1 - _JITTER, 1)
+        pause = self._retry * jitter
         candidacy.busy = candidacy.busy + 1 if answer.reason == "busy" else 0
-        if answer.wait is not None:
+        if answer.reason == "held" and answer.wait is not None and not direct.is_pooled:
+            pause = answer.wait * jitter  # a release is heard of
+        elif answer.wait is not None:
             known = answer.wait * 2 ** min(max(0, candidacy.busy - 1), 10)
             pause = min(pause, known + random.uniform(0, answer.wait if candidacy.busy else 0.01))
         candidacy.ask_at = time.monotonic() + pause

@@ -40,7 +40,11 @@ begin
   foreach v_channel in array v_channels loop
     channel := v_channel;
     if v_channel = any(v_held) then
-      select null::bigint as epoch, null::int as wait_ms, 'held' as reason into v_result;
+      select
+        null::bigint as epoch,
+        perdure._pause_ms(elect.purpose, v_channel) as wait_ms,
+        'held' as reason
+      into v_result;
     else
       select e.* into v_result
       from perdure._elect(

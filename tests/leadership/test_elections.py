@@ -12,7 +12,7 @@ import psycopg
 import pytest
 
 from fix_machines import await_that
-from perdure import AsyncChannelLock, ChannelLock, errors
+from perdure import AsyncChannelLock, ChannelLock, _client_sync, errors
 from perdure._election import Election
 
 
@@ -39,6 +39,75 @@ def test_50_channels_take_one_connection_and_at_most_20_statements_a_second(
     assert (after - before) / (3 + 1.1) / 2 < 20
     assert conn.execute(next_xid).fetchone() == unchanged  # nothing was written
     assert sum(lock.is_acquired for lock in locks) == 25
+
+
+def test_a_fleet_of_candidates_says_little_and_still_takes_over(
+    db: str, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    size = 12
+    for n in range(size):  # as many workers as there are candidates
+        conn.execute("select perdure.register_worker(%s, '{mail}')", [f"worker {n}"])
+    refused: set[int] = set()
+    fleet = [
+        Election(
+            db,
+            name=f"candidate {n}",
+            purpose="sweep",
+            on_refused=lambda _, n=n: refused.add(n),  # type: ignore[misc]
+        )
+        for n in range(size)
+    ]
+    for election in fleet:
+        election.stand(["mail"])
+
+    def epoch() -> int:
+        return max(election.lead("mail") or 0 for election in fleet)
+
+    await_that(lambda: epoch() == 1 and len(refused) >= size - 1)
+    said = []
+    real = _client_sync.send
+
+    def send(connection: Any, call: Any) -> Any:
+        said.append(call.statement)
+        return real(connection, call)
+
+    monkeypatch.setattr(_client_sync, "send", send)
+    seconds = 3
+    time.sleep(seconds)
+    # the leader is confirmed three times a second, each of the others asks hardly more than once
+    assert 2 * seconds < len(said) < (3 + 1.3 * size) * seconds
+    find = "select backend from perdure.leaders where channel = 'mail'"
+    row = conn.execute(find).fetchone()
+    assert row
+    conn.execute("select pg_terminate_backend(%s)", [row[0]])
+    await_that(lambda: epoch() > 1)
+    for election in fleet:
+        election.close()
+
+
+def test_who_leads_nothing_need_not_be_heard_of(db: str, conn: psycopg.Connection[Any]) -> None:
+    said = (
+        "select query_start from pg_stat_activity where application_name = 'perdure lock'"
+        " and datname = current_database() order by backend_start desc limit 1"
+    )
+
+    def last() -> Any:
+        return conn.execute(said).fetchone()
+
+    leader = ChannelLock("news", db)
+    assert leader.acquire(timeout=10)
+    refused = threading.Event()
+    candidate = Election(db, name="another", retry=3600, on_refused=lambda _: refused.set())
+    candidate.stand(["news"])
+    assert refused.wait(10)
+    asked_at = last()
+    time.sleep(2)  # two times-to-live
+    assert last() == asked_at
+    assert leader.release()
+    await_that(lambda: candidate.lead("news"))
+    led_since = last()
+    await_that(lambda: last() != led_since, within=0.9)
+    assert candidate.close()
 
 
 def _transactions(conn: psycopg.Connection[Any]) -> int:

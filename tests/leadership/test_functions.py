@@ -206,6 +206,23 @@ def test_long_names_are_told_in_full_in_as_many_notifications_as_it_takes(
         assert {one["purpose"] for one in named} == {"lock"}
 
 
+@pytest.mark.parametrize(("others", "wait_ms"), [(0, 250), (2, 750), (3, 1000), (9, 1000)])
+def test_the_more_may_stand_for_a_sweep_the_longer_each_of_them_waits(
+    one: Session, other: Session, others: int, wait_ms: int
+) -> None:
+    one.value("register_worker", "one of another queue", ["elsewhere"])
+    one.rows("elect", ["news"], ME, purpose="sweep")
+    one.rows("elect", ["news"], ME, purpose="lock")
+    (alone,) = other.rows("elect", ["news"], YOU, purpose="sweep")
+    assert (alone["reason"], alone["wait_ms"]) == ("held", None)
+    for n in range(1 + others):
+        other.value("register_worker", f"worker {n}", ["mail", "news"])
+    (refused,) = other.rows("elect", ["news"], YOU, purpose="sweep")
+    assert (refused["reason"], refused["wait_ms"]) == ("held", wait_ms)
+    (of_a_lock,) = other.rows("elect", ["news"], YOU, purpose="lock")
+    assert (of_a_lock["reason"], of_a_lock["wait_ms"]) == ("held", None)
+
+
 def test_purposes_are_apart(one: Session) -> None:
     one.rows("elect", ["news"], ME, purpose="lock")
     (row,) = one.rows("elect", ["news"], YOU, purpose="sweep")
