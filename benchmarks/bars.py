@@ -293,7 +293,7 @@ BARS: tuple[Bar, ...] = (
     ),
     Bar(
         "W11",
-        "most dead rows, second half: of the first",
+        "dead rows, second half: of the first",
         _within_a_row("W11", "5 minutes", "dead_second_half", "dead_first_half"),
         most=1.5,
     ),

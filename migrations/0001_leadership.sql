@@ -23,6 +23,8 @@ drop function if exists perdure._extra(
 drop function if exists perdure._forget(bigint[], bigint[], timestamptz);
 drop function if exists perdure._has_due(text[]);
 drop function if exists perdure._keyed(perdure._item, perdure._item[], timestamptz);
+drop function if exists perdure._notify(text);
+drop function if exists perdure._notify_ready(text[]);
 drop function if exists perdure._record(perdure.worker, jsonb);
 drop function if exists perdure._record_rest(perdure.running[], jsonb, timestamptz, int);
 drop function if exists perdure._tell(perdure._telling[], boolean);

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cache
-from typing import TYPE_CHECKING, Any, Generic, LiteralString, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, LiteralString, TypeAlias, TypeVar
 
 from perdure import _json, errors
 from perdure.records import (
@@ -331,16 +331,21 @@ def limit_silence(ttl: float) -> Call[None]:
     return Call(statement, [str(max(1, round(ttl * 1000)))], _nothing)
 
 
-def listen() -> Call[None]:
-    return Call("listen perdure", [], _nothing)
+Ears = Literal["perdure", "perdure_leadership"]
+"""All events, or those alone that candidates and leaders need: what is enqueued wakes none of them."""
 
 
-def notify(event: str) -> Call[None]:
+def listen(channel: Ears) -> Call[None]:
+    statement: LiteralString = f"listen {channel}"
+    return Call(statement, [], _nothing)
+
+
+def notify(channel: Ears, event: str) -> Call[None]:
     """By hand: the function that the engine has for it is not granted to anybody."""
     statement: LiteralString = (
-        "select pg_notify('perdure', jsonb_build_object('event', %s::text)::text)"
+        "select pg_notify(%s::text, jsonb_build_object('event', %s::text)::text)"
     )
-    return Call(statement, [event], _nothing)
+    return Call(statement, [channel, event], _nothing)
 
 
 # Leadership
@@ -570,7 +575,12 @@ def register_worker(
 
 
 def ping_worker(worker: UUID) -> Call[int]:
-    return Call("select perdure.ping_worker(%s::uuid)", [worker], _one)
+    """How many workers could do what this one does, itself included."""
+    return Call(
+        "select perdure.ping_worker(%s::uuid), perdure.count_peers(%s::uuid)",
+        [worker, worker],
+        lambda rows: rows[0][1],
+    )
 
 
 def notify_ready(queues: Sequence[str] | None) -> Call[None]:

@@ -73,6 +73,7 @@ class Control:
         self._is_stopping = False
         self._wakes_others = False
         self.is_hearing = False
+        self.peers = 1  # workers that could do what this one does, itself included
 
     # From other threads
 
@@ -185,6 +186,8 @@ class Control:
         ping_at = time.monotonic() + every
         while not self._is_stopping:
             for event in self._direct.wait(ping_at - time.monotonic()):
+                if event.event in ("gone", "shards"):  # others are there than were counted
+                    self.peers = 1
                 self._hear(event)
             if self._is_over:
                 raise WorkerGone("the engine no longer knows this worker")
@@ -197,7 +200,9 @@ class Control:
                     raise
             if time.monotonic() >= ping_at:
                 assert self._incarnation is not None
-                self._direct.run(_calls.ping_worker(self._incarnation), within=every)
+                self.peers = self._direct.run(
+                    _calls.ping_worker(self._incarnation), within=every
+                )
                 ping_at = time.monotonic() + every
 
     def _fail(self, error: Exception) -> None:

@@ -28,7 +28,7 @@ from perdure.errors import CannotConnect, HotStandby
 if TYPE_CHECKING:
     from collections.abc import Generator
 
-    from perdure._calls import Call
+    from perdure._calls import Call, Ears
 
 T = TypeVar("T")
 
@@ -44,6 +44,7 @@ class Event:
     purpose: str | None = None
     channels: list[str] | None = None
     queues: list[str] | None = None
+    items: int | None = None  # how many may be claimed, where that is known
 
     def is_about(self, channel: str) -> bool:
         return self.channels is None or channel in self.channels
@@ -60,7 +61,14 @@ def _event(payload: str) -> Event | None:
     purpose = told.get("purpose")
     if not isinstance(purpose, str | None):
         return None
-    return Event(told["event"], purpose, _names(told.get("channels")), _names(told.get("queues")))
+    items = told.get("items")
+    return Event(
+        told["event"],
+        purpose,
+        _names(told.get("channels")),
+        _names(told.get("queues")),
+        items if isinstance(items, int) else None,
+    )
 
 
 def _names(told: object) -> list[str] | None:
@@ -115,13 +123,13 @@ class Direct:
         *,
         ttl: float,
         patience: float | None = None,
-        listens: bool = True,
+        ears: Ears | None = "perdure",
     ) -> None:
         self._dsn = dsn
         self._name = name
         self._ttl = ttl
         self._patience = ttl if patience is None else patience
-        self._listens = listens
+        self._ears = ears
         self._connection: _Connection | None = None
         self._heard: deque[Event] = deque()
         self._woken, self._waker = os.pipe()
@@ -172,23 +180,23 @@ class Direct:
             )
         # a pooler makes up the number that the client gets at its start
         self.is_pooled = found.backend != connection.info.backend_pid
-        if self._listens and not self.is_pooled:
+        if self._ears is not None and not self.is_pooled:
             connection.add_notify_handler(self._hear)
             self.limit_session(self._patience)
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))
-            self.run(_calls.listen())
+            self.run(_calls.listen(self._ears))
             info = connection.info
             self._way = (info.host, info.port, info.user, info.dbname)
-            hears = self._way in _hearing or self._hears_itself(connection)
+            hears = self._way in _hearing or self._hears_itself(self._ears)
             if hears:
                 _hearing.add(self._way)
             self.is_pooled = not hears
         if not self.is_pooled:
             connection.prepare_threshold = 5
 
-    def _hears_itself(self, connection: _Connection) -> bool:
-        self.run(_calls.notify("probe"))
+    def _hears_itself(self, ears: Ears) -> bool:
+        self.run(_calls.notify(ears, "probe"))
         give_up = time.monotonic() + _PROBE
         heard: list[Event] = []
         while (left := give_up - time.monotonic()) > 0:

@@ -154,6 +154,7 @@ class Election:
                     f"perdure {self._purpose}",
                     ttl=self._ttl,
                     patience=max(self._ttl, _CANDIDATES_TTL),
+                    ears="perdure_leadership",
                 )
                 self._thread = threading.Thread(
                     target=self._run, name=f"perdure-election-{self._purpose}", daemon=True

@@ -48,7 +48,7 @@ class Sweeper:
     ) -> None:
         self._channels = sorted(set(channels))
         self._watches = Watches(watches)
-        self._direct = Direct(dsn, "perdure sweeper", ttl=_PATIENCE, listens=False)
+        self._direct = Direct(dsn, "perdure sweeper", ttl=_PATIENCE, ears=None)
         self._election = Election(
             dsn, purpose="sweep", name=name, on_change=lambda *_: self._direct.wake()
         )

@@ -59,6 +59,8 @@ log = logging.getLogger("perdure")
 _DEAF_POLL = 0.25  # while nothing can be heard: behind a pooler, between two connections
 _SHORTEST_PAUSE = 0.005
 _MORE_PAUSE_MS = 50
+_FIRST = 3  # of many idle workers that many, on average, answer an enqueue of one at once;
+_NEXT = 0.016  # one more of them after so many seconds, whether or not there is anything left
 _HELD_EVERY = 1.0  # how often a worker asks unbidden which of its leases are gone
 _CURSOR_LIFE = 0.25  # a claim goes on where the last one ended, but looks at the head that often,
 _HEAD_SHARE = 50  # or, where much stands there that is not for it, a fiftieth of the time
@@ -233,6 +235,7 @@ class Worker:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = math.inf  # when the first of the begun leases expires
         self._timers: list[asyncio.TimerHandle] = []
+        self._look: asyncio.TimerHandle | None = None  # where others were left to go first
 
     # Life
 
@@ -303,7 +306,7 @@ class Worker:
                 loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
-        for timer in (*self._timers, self._alarm):
+        for timer in (*self._timers, self._alarm, self._look):
             if timer is not None:
                 timer.cancel()
         for lease in list(self._leases.values()):
@@ -431,6 +434,9 @@ class Worker:
         )
 
     def _send(self, now: float, after: bytes | None, pending: Sequence[list[Any]]) -> None:
+        if self._look is not None:
+            self._look.cancel()
+            self._look = None
         flight = _Flight(now, after, self._want(len(pending)), self._take_reports())
         self._flights.append(flight)
         flight.sent = self._session.send(flight.reports, flight.want, self._held(now), after)
@@ -488,19 +494,34 @@ class Worker:
     def _overhear(self, event: Event) -> None:
         """Called by the control thread."""
         assert self._loop is not None
+        goes_first = self._goes_first(event)
+        if not goes_first and self._look is not None:
+            return  # which has not been taken yet, so it will find this, too
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            self._loop.call_soon_threadsafe(self._hear, event)
+            self._loop.call_soon_threadsafe(self._hear, event, goes_first)
 
-    def _hear(self, event: Event) -> None:
+    def _goes_first(self, event: Event) -> bool:
+        """Whether to ask at once: of many idle workers few are needed for what was enqueued."""
+        peers = self._control.peers
+        if event.items is None or peers <= _FIRST:
+            return True
+        return random.random() * peers < _FIRST + event.items / max(1, self._slots())
+
+    def _hear(self, event: Event, goes_first: bool) -> None:
         if event.event == "gone" and self._leases:
             self._held_at = -_HELD_EVERY
             self._stir.set()
         elif (
             event.event in ("ready", "gone", "shards")
             and self._serves(event.queues)
-            and self._slots() > 0
+            and self._slots() > 0  # without a free slot: the next that falls free asks
         ):
-            self._stir.set()  # without a free slot: the next that falls free asks
+            if goes_first:
+                self._stir.set()
+            elif self._look is None:
+                assert self._loop is not None
+                delay = random.uniform(0, self._control.peers * _NEXT)
+                self._look = self._loop.call_later(delay, self._stir.set)
 
     def _serves(self, queues: list[str] | None) -> bool:
         return queues is None or not self._queues.isdisjoint(queues)

@@ -24,7 +24,7 @@ begin
     order by 1
   );
   if cardinality(v_queues) > 0 then
-    perform perdure._notify_ready(v_queues);
+    perform perdure._notify_ready(v_queues, cardinality(p_items));
   end if;
 end
 $$;

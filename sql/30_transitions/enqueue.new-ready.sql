@@ -127,7 +127,7 @@ begin
     v_item.key is not null, v_item.queue, v_item.task
   );
   if enqueue.notify then
-    perform perdure._notify_ready(array[v_item.queue]);
+    perform perdure._notify_ready(array[v_item.queue], 1);
   end if;
   return v_item.id;
 end

@@ -30,7 +30,7 @@ begin
     select (i.n - 1)::int, i.id, true, null::text, null::text
     from unnest(perdure._insert_alike(v_alike, items, v_now)) with ordinality as i (id, n);
     if enqueue_many.notify then
-      perform perdure._notify_ready(array[v_alike.queue]);
+      perform perdure._notify_ready(array[v_alike.queue], jsonb_array_length(items));
     end if;
     return;
   end if;

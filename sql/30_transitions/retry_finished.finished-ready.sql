@@ -67,7 +67,7 @@ begin
       v_fact.key is not null or v_fact.shard_key is not null, v_fact.queue, v_fact.task, null,
       v_fact.shard_key
     )::perdure.scheduled], v_now);
-    perform perdure._notify_ready(array[v_fact.queue]);
+    perform perdure._notify_ready(array[v_fact.queue], 1);
   end if;
   insert into perdure.deadline (id, at)
   select v_fact.id, d.at

@@ -1,3 +1,4 @@
+-- Candidates hear these on a channel of their own, so that what is enqueued wakes none of them.
 -- Names are up to a kilobyte long and a payload has less than eight: it may take several.
 
 create or replace function perdure._tell_channels(
@@ -7,11 +8,16 @@ language sql
 volatile
 set search_path = pg_catalog, perdure, pg_temp
 as $$
-  select perdure._notify(jsonb_build_object(
-    'event', p_event, 'purpose', p_purpose, 'channels', array_agg(c.name order by c.n)
-  )::text)
-  from unnest(p_channels) with ordinality as c (name, n)
-  group by (c.n - 1) / 7
+  select
+    perdure._notify(told.event, 'perdure'),
+    perdure._notify(told.event, 'perdure_leadership')
+  from (
+    select jsonb_build_object(
+      'event', p_event, 'purpose', p_purpose, 'channels', array_agg(c.name order by c.n)
+    )::text as event
+    from unnest(p_channels) with ordinality as c (name, n)
+    group by (c.n - 1) / 7
+  ) as told
 $$;
 
 comment on function perdure._tell_channels(text, text, text[]) is

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -13,8 +14,9 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from fix_app import eventually, hang_up
+from fix_engine import Engine
 from perdure import App, Worker, _client_async, _client_sync
-from perdure._direct import Direct
+from perdure._direct import Direct, Event
 from perdure.testing import working
 
 Conn = psycopg.Connection[Any]
@@ -46,6 +48,103 @@ async def test_an_enqueue_wakes_an_idle_worker(app: App, echo: Any) -> None:
         for n in range(20):
             await is_idle(worker) if n % 5 == 0 else None
             assert await (await echo.enqueue(n)).result(_SOON) == n
+
+
+async def in_a_crowd(workers: list[Worker], conn: Conn, others: int) -> None:
+    """Returns when all of these workers know that there are so many others like them."""
+    for n in range(others):
+        conn.execute("select perdure.register_worker(%s)", [f"other {n}"])
+    everybody = others + len(workers)
+    await eventually(lambda: all(one._control.peers == everybody for one in workers))
+    for worker in workers:
+        await is_idle(worker)
+
+
+@asynccontextmanager
+async def a_fleet(app: App, size: int, **options: Any) -> AsyncIterator[list[Worker]]:
+    async with AsyncExitStack() as stack:
+        workers = [
+            await stack.enter_async_context(working(app, poll=_AGES, ttl=1, **options))
+            for _ in range(size)
+        ]
+        yield workers
+
+
+async def test_of_many_idle_workers_few_answer_an_enqueue_and_it_is_found(
+    app: App, echo: Any, conn: Conn
+) -> None:
+    size, times = 6, 15
+    async with a_fleet(app, size) as workers:
+        await in_a_crowd(workers, conn, 40)
+        before = sum(worker._session._call for worker in workers)
+        for n in range(times):
+            assert await (await echo.enqueue(n)).result(_SOON) == n
+        asked = sum(worker._session._call for worker in workers) - before
+    assert asked < times * size / 2  # all of them would ask `size` times, and report once
+
+
+async def test_as_many_idle_workers_answer_as_are_needed(app: App, echo: Any, conn: Conn) -> None:
+    def answers(worker: Worker, items: int | None) -> int:
+        event = Event("ready", items=items)
+        return sum(worker._goes_first(event) for _ in range(1_000))
+
+    async with a_fleet(app, 1, concurrency=2) as (worker,):
+        assert answers(worker, 1) == 1_000  # alone
+        await in_a_crowd([worker], conn, 49)
+        assert answers(worker, None) == 1_000  # how many there are is not known
+        assert answers(worker, 100) == 1_000  # two for each of fifty
+        assert 20 < answers(worker, 1) < 200  # 3.5 of fifty
+        assert 400 < answers(worker, 50) < 700  # 28 of fifty
+
+
+@pytest.mark.parametrize("items", ["true", "-7", '"many"', "1e9", "null", "[]"])
+async def test_whatever_others_say_of_items_nothing_is_lost(
+    app: App, echo: Any, conn: Conn, items: str
+) -> None:
+    async with a_fleet(app, 1) as workers:
+        await in_a_crowd(workers, conn, 10)
+        waiting = await app.enqueue(echo.call(1), notify=False)
+        payload = f'{{"event": "ready", "queues": null, "items": {items}}}'
+        conn.execute("select pg_notify('perdure', %s)", [payload])
+        assert await waiting.result(_SOON) == 1
+
+
+def test_peers_are_those_who_can_do_all_that_a_worker_does(engine: Engine) -> None:
+    def register(queues: list[str], tasks: list[str] | None) -> Any:
+        return engine.value("register_worker", "worker", queues, tasks)
+
+    def peers(worker: Any) -> int:
+        return int(engine.value("count_peers", worker))
+
+    one = register(["mail"], ["send", "bounce"])
+    assert peers(one) == 1
+    register(["mail"], ["send"])
+    register(["other"], None)
+    assert peers(one) == 1
+    register(["mail", "other"], ["bounce", "more", "send"])
+    all_tasks = register(["mail"], None)
+    assert (peers(one), peers(all_tasks)) == (3, 1)
+    engine.run("update perdure.worker set lost_at = now() where tasks is null")
+    assert peers(one) == 2
+    for _ in range(70):
+        register(["mail"], ["send", "bounce"])
+    assert peers(one) == 64
+    engine.value("shard_queue", "mail", 4, rebalance=False)
+    engine.rows("acquire_shards", one, "mail", [1])
+    assert peers(one) == 1, "who else could do it"
+
+
+def test_enqueues_wake_no_candidate(db: str, conn: Conn) -> None:
+    candidate = Direct(db, "candidate", ttl=5, ears="perdure_leadership")
+    try:
+        candidate.open()
+        candidate.wait(0)
+        conn.execute("select perdure.enqueue('task')")
+        conn.execute("select perdure.request_resign('{mail}', 'sweep')")
+        heard = candidate.wait(_SOON)
+        assert [(told.event, told.channels) for told in heard] == [("resign_please", ["mail"])]
+    finally:
+        candidate.close()
 
 
 async def test_g17_of_a_hundred_wake_ups_none_is_lost_while_others_come_and_go(
