@@ -200,9 +200,7 @@ class Control:
                     raise
             if time.monotonic() >= ping_at:
                 assert self._incarnation is not None
-                self.peers = self._direct.run(
-                    _calls.ping_worker(self._incarnation), within=every
-                )
+                self.peers = self._direct.run(_calls.ping_worker(self._incarnation), within=every)
                 ping_at = time.monotonic() + every
 
     def _fail(self, error: Exception) -> None:
