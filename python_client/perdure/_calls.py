@@ -308,31 +308,35 @@ def hello() -> Call[Hello]:
 # What a session of one's own is told. Behind a pooler these would hit somebody else's.
 
 
+_LIMITED: LiteralString = (
+    "select count(set_config(name, %s::text, false)) from unnest(array['idle_session_timeout',"
+    " 'idle_in_transaction_session_timeout', 'statement_timeout']) as s (name)"
+)
+
+
 def limit_session(ttl: float) -> Call[None]:
     """Has the server end this session when nothing was heard of it for `ttl` seconds."""
-    ms = str(max(1, round(ttl * 1000)))
-    return Call(
-        "select set_config(name, %s, false) from unnest(array['idle_session_timeout',"
-        " 'idle_in_transaction_session_timeout', 'statement_timeout']) as s (name)",
-        [ms],
-        _nothing,
-    )
+    return Call(_LIMITED, [_ms(ttl)], _nothing)
+
+
+def _ms(seconds: float) -> str:
+    return str(max(1, round(seconds * 1000)))
 
 
 def watch_client(every: float) -> Call[None]:
     """Has the server look, also during a statement, whether this client is there."""
     statement: LiteralString = "select set_config('client_connection_check_interval', %s, false)"
-    return Call(statement, [str(max(1, round(every * 1000)))], _nothing)
+    return Call(statement, [_ms(every)], _nothing)
 
 
 def limit_silence(ttl: float) -> Call[None]:
     """Has the server hang up, also in the middle of an answer, on who takes nothing for so long."""
     statement: LiteralString = "select set_config('tcp_user_timeout', %s, false)"
-    return Call(statement, [str(max(1, round(ttl * 1000)))], _nothing)
+    return Call(statement, [_ms(ttl)], _nothing)
 
 
 Ears = Literal["perdure", "perdure_leadership"]
-"""All events, or those alone that candidates and leaders need: what is enqueued wakes none of them."""
+"""All events, or those alone that concern leaders: an enqueue wakes no candidate."""
 
 
 def listen(channel: Ears) -> Call[None]:
@@ -364,16 +368,22 @@ class Election:
 def elect(
     channels: Sequence[str], holder: UUID, mode: str, ttl: float, purpose: str, name: str
 ) -> Call[list[Election]]:
+    """In session mode the session of who leads is limited to `ttl` by the very statement.
+
+    Else the server would wait for longer for one that freezes as soon as it has won.
+    """
+
     def decode(rows: list[Row]) -> list[Election]:
         return [
             Election(channel, epoch, None if wait_ms is None else wait_ms / 1000, reason)
-            for channel, epoch, wait_ms, reason in rows
+            for channel, epoch, wait_ms, reason, _ in rows
         ]
 
     return Call(
-        "select channel, epoch, wait_ms, reason from perdure.elect("
+        "select channel, epoch, wait_ms, reason,"
+        f" case when epoch is not null and %s::boolean then ({_LIMITED}) end from perdure.elect("
         "%s::text[], %s::uuid, %s::text, %s * interval '1 second', %s::text, %s::text)",
-        [list(channels), holder, mode, ttl, purpose, name],
+        [mode == "session", _ms(ttl), list(channels), holder, mode, ttl, purpose, name],
         decode,
     )
 

@@ -33,6 +33,7 @@ log = logging.getLogger("perdure")
 
 _FIRST_BACKOFF = 0.05
 _LONGEST_BACKOFF = 1.0
+_COUNTED_EVERY = 5.0  # at least: nobody tells when peers come and go
 _PATIENCE = 5.0  # for the thread to end
 
 
@@ -155,6 +156,7 @@ class Control:
             raise WorkerGone("the way to the database has changed: registering anew")
         if incarnation is None:
             self._mode = mode
+            self.peers = 1
             given = self._registration
             incarnation = self._direct.run(
                 _calls.register_worker(
@@ -170,7 +172,8 @@ class Control:
                 within=given.ttl,
             )
         else:
-            self._direct.run(_calls.ping_worker(incarnation), within=self._registration.ttl)
+            ping = _calls.ping_worker(incarnation)
+            self.peers = self._direct.run(ping, within=self._registration.ttl)
         self.is_hearing = not self._direct.is_pooled
         with self._guard:
             self._incarnation, self._is_over = incarnation, False
@@ -182,11 +185,11 @@ class Control:
         self._hear(Event("gone"))
 
     def _attend(self) -> None:
-        every = self._registration.ttl / 3
+        every = min(self._registration.ttl / 3, _COUNTED_EVERY)
         ping_at = time.monotonic() + every
         while not self._is_stopping:
             for event in self._direct.wait(ping_at - time.monotonic()):
-                if event.event in ("gone", "shards"):  # others are there than were counted
+                if event.event == "shards":  # of which one may be this worker's now
                     self.peers = 1
                 self._hear(event)
             if self._is_over:

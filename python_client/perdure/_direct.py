@@ -62,12 +62,13 @@ def _event(payload: str) -> Event | None:
     if not isinstance(purpose, str | None):
         return None
     items = told.get("items")
+    is_number = type(items) is int and 0 <= items < 1 << 31  # JSON knows no bounds
     return Event(
         told["event"],
         purpose,
         _names(told.get("channels")),
         _names(told.get("queues")),
-        items if isinstance(items, int) else None,
+        items if is_number else None,
     )
 
 
@@ -182,7 +183,8 @@ class Direct:
         self.is_pooled = found.backend != connection.info.backend_pid
         if self._ears is not None and not self.is_pooled:
             connection.add_notify_handler(self._hear)
-            self.limit_session(self._patience)
+            self.run(_calls.limit_session(self._patience))
+            self.patience = self._patience
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))
             self.run(_calls.listen(self._ears))
@@ -212,11 +214,6 @@ class Direct:
         if within is not None:
             self._connection.deadline = time.monotonic() + within
         return send_replanned(self._connection, call)
-
-    def limit_session(self, patience: float, within: float | None = None) -> None:
-        """Has the server end this session when nothing was heard of it for so many seconds."""
-        self.run(_calls.limit_session(patience), within)
-        self.patience = patience
 
     def wait(self, timeout: float) -> list[Event]:
         """What was heard, as soon as anything was; nothing after `timeout` seconds or `wake`.

@@ -270,21 +270,18 @@ class Election:
         return max(0.0, min([*due, now + _LONGEST_WAIT]) - now)
 
     def _run_call(self, direct: Direct, call: Call[T]) -> T:
+        """No longer than any belief lasts, and so that the answer is worth something."""
         now = time.monotonic()
-        answer = direct.run(call, within=self._at_most(direct))
+        within = min(
+            [self._trust(direct), *(belief.until - now for belief in self._believed.values())]
+        )
+        answer = direct.run(call, within=within)
         self._failures = 0
         self.has_connected = True
         self.error = None
         if not self._held:
             self._confirm_at = now + self._period(direct)
         return answer
-
-    def _at_most(self, direct: Direct) -> float:
-        """No longer than any belief lasts, and so that the answer is worth something."""
-        now = time.monotonic()
-        return min(
-            [self._trust(direct), *(belief.until - now for belief in self._believed.values())]
-        )
 
     def _time_to_live(self, direct: Direct) -> float:
         return self._lease_ttl if direct.is_pooled else self._ttl
@@ -332,8 +329,8 @@ class Election:
                     self._ask_later(direct, candidacy, answer)
         if self._held:
             self._confirm_at = min(self._confirm_at, started + self._period(direct))
-            if not direct.is_pooled and direct.patience > self._ttl:
-                direct.limit_session(self._ttl, self._at_most(direct))
+            if not direct.is_pooled:
+                direct.patience = self._ttl  # from the moment it won
         for answer in answers:
             if answer.epoch is not None:
                 self._begin(answer.channel, answer.epoch, until)

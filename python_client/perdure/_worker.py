@@ -306,7 +306,7 @@ class Worker:
                 loop.remove_signal_handler(number)
 
     async def _leave(self) -> None:
-        for timer in (*self._timers, self._alarm, self._look):
+        for timer in (*self._timers, self._alarm):
             if timer is not None:
                 timer.cancel()
         for lease in list(self._leases.values()):
@@ -324,6 +324,8 @@ class Worker:
         finally:
             await self._session.hang_up()
             await asyncio.to_thread(self._control.stop)
+            if self._look is not None:
+                self._look.cancel()
 
     # Exchanging
 
@@ -494,6 +496,8 @@ class Worker:
     def _overhear(self, event: Event) -> None:
         """Called by the control thread."""
         assert self._loop is not None
+        if not self._serves(event.queues):
+            return
         goes_first = self._goes_first(event)
         if not goes_first and self._look is not None:
             return  # which has not been taken yet, so it will find this, too
@@ -503,7 +507,7 @@ class Worker:
     def _goes_first(self, event: Event) -> bool:
         """Whether to ask at once: of many idle workers few are needed for what was enqueued."""
         peers = self._control.peers
-        if event.items is None or peers <= _FIRST:
+        if event.event != "ready" or event.items is None or peers <= _FIRST:
             return True
         return random.random() * peers < _FIRST + event.items / max(1, self._slots())
 
@@ -513,7 +517,6 @@ class Worker:
             self._stir.set()
         elif (
             event.event in ("ready", "gone", "shards")
-            and self._serves(event.queues)
             and self._slots() > 0  # without a free slot: the next that falls free asks
         ):
             if goes_first:

@@ -7,12 +7,14 @@ import threading
 import time
 from queue import Queue
 from typing import Any
+from uuid import uuid4
 
 import psycopg
 import pytest
 
 from fix_machines import await_that
-from perdure import AsyncChannelLock, ChannelLock, _client_sync, errors
+from perdure import AsyncChannelLock, ChannelLock, _calls, _client_sync, errors
+from perdure._direct import Direct
 from perdure._election import Election
 
 
@@ -108,6 +110,20 @@ def test_who_leads_nothing_need_not_be_heard_of(db: str, conn: psycopg.Connectio
     led_since = last()
     await_that(lambda: last() != led_since, within=0.9)
     assert candidate.close()
+
+
+def test_the_statement_by_which_one_wins_limits_its_silence(db: str) -> None:
+    setting = _calls.Call("select current_setting('idle_session_timeout')", [], lambda rows: rows)
+    sessions = [Direct(db, "one", ttl=1, patience=10, ears="perdure_leadership") for _ in range(2)]
+    try:
+        for session in sessions:
+            session.open()
+            session.run(_calls.elect(["news"], uuid4(), "session", 1.5, "lock", "one"))
+        winner, refused = (session.run(setting) for session in sessions)
+        assert (winner, refused) == ([("1500ms",)], [("10s",)])
+    finally:
+        for session in sessions:
+            session.close()
 
 
 def _transactions(conn: psycopg.Connection[Any]) -> int:

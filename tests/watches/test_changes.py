@@ -106,7 +106,7 @@ def test_a_statement_notifies_once_at_most(watched: Engine, sessions: Sessions) 
     heard = list(ears.conn.notifies(timeout=5, stop_after=1))
     heard += list(ears.conn.notifies(timeout=0.05))
     assert [notification.payload for notification in heard] == [
-        '{"event": "ready", "queues": ["default"]}'
+        '{"event": "ready", "queues": ["default"], "items": 300}'
     ]
 
 

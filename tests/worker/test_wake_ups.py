@@ -97,7 +97,7 @@ async def test_as_many_idle_workers_answer_as_are_needed(app: App, echo: Any, co
         assert 400 < answers(worker, 50) < 700  # 28 of fifty
 
 
-@pytest.mark.parametrize("items", ["true", "-7", '"many"', "1e9", "null", "[]"])
+@pytest.mark.parametrize("items", ["true", "-7", '"many"', "1e9", "null", "[]", "9" * 400])
 async def test_whatever_others_say_of_items_nothing_is_lost(
     app: App, echo: Any, conn: Conn, items: str
 ) -> None:
@@ -125,6 +125,8 @@ def test_peers_are_those_who_can_do_all_that_a_worker_does(engine: Engine) -> No
     all_tasks = register(["mail"], None)
     assert (peers(one), peers(all_tasks)) == (3, 1)
     engine.run("update perdure.worker set lost_at = now() where tasks is null")
+    assert peers(one) == 2
+    engine.value("register_worker", "behind a pooler", ["mail"], mode="lease")
     assert peers(one) == 2
     for _ in range(70):
         register(["mail"], ["send", "bounce"])
