@@ -308,15 +308,18 @@ def hello() -> Call[Hello]:
 # What a session of one's own is told. Behind a pooler these would hit somebody else's.
 
 
-_LIMITED: LiteralString = (
-    "select count(set_config(name, %s::text, false)) from unnest(array['idle_session_timeout',"
-    " 'idle_in_transaction_session_timeout', 'statement_timeout']) as s (name)"
-)
+def limit_session(ttl: float, idle: float) -> Call[None]:
+    """Has the server end this session when nothing was heard of it for `ttl` seconds.
 
-
-def limit_session(ttl: float) -> Call[None]:
-    """Has the server end this session when nothing was heard of it for `ttl` seconds."""
-    return Call(_LIMITED, [_ms(ttl)], _nothing)
+    Between two statements for `idle` seconds.
+    """
+    return Call(
+        "select set_config('idle_session_timeout', %s, false),"
+        " set_config('idle_in_transaction_session_timeout', %s, false),"
+        " set_config('statement_timeout', %s, false)",
+        [_ms(idle), _ms(ttl), _ms(ttl)],
+        _nothing,
+    )
 
 
 def _ms(seconds: float) -> str:
@@ -368,7 +371,7 @@ class Election:
 def elect(
     channels: Sequence[str], holder: UUID, mode: str, ttl: float, purpose: str, name: str
 ) -> Call[list[Election]]:
-    """In session mode the session of who leads is limited to `ttl` by the very statement.
+    """In session mode the silence of who leads is limited to `ttl` by the very statement.
 
     Else the server would wait for longer for one that freezes as soon as it has won.
     """
@@ -380,8 +383,8 @@ def elect(
         ]
 
     return Call(
-        "select channel, epoch, wait_ms, reason,"
-        f" case when epoch is not null and %s::boolean then ({_LIMITED}) end from perdure.elect("
+        "select channel, epoch, wait_ms, reason, case when epoch is not null and %s::boolean"
+        " then set_config('idle_session_timeout', %s, false) end from perdure.elect("
         "%s::text[], %s::uuid, %s::text, %s * interval '1 second', %s::text, %s::text)",
         [mode == "session", _ms(ttl), list(channels), holder, mode, ttl, purpose, name],
         decode,

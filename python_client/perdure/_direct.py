@@ -183,7 +183,7 @@ class Direct:
         self.is_pooled = found.backend != connection.info.backend_pid
         if self._ears is not None and not self.is_pooled:
             connection.add_notify_handler(self._hear)
-            self.run(_calls.limit_session(self._patience))
+            self.run(_calls.limit_session(self._ttl, self._patience))
             self.patience = self._patience
             with contextlib.suppress(psycopg.errors.InvalidParameterValue):  # not on every system
                 self.run(_calls.watch_client(self._ttl / 4))

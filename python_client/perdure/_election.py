@@ -342,7 +342,8 @@ class Election:
         jitter = random.uniform(1 - _JITTER, 1)
         pause = self._retry * jitter
         candidacy.busy = candidacy.busy + 1 if answer.reason == "busy" else 0
-        if answer.reason == "held" and answer.wait is not None and not direct.is_pooled:
+        is_one_of_many = self._purpose == "sweep" and answer.reason == "held"
+        if is_one_of_many and answer.wait is not None and not direct.is_pooled:
             pause = answer.wait * jitter  # a release is heard of
         elif answer.wait is not None:
             known = answer.wait * 2 ** min(max(0, candidacy.busy - 1), 10)
@@ -358,10 +359,12 @@ class Election:
 
     def _begin(self, channel: str, epoch: int, until: float) -> None:
         with self._lock:
-            if channel not in self._standing or time.monotonic() >= until:
+            if channel not in self._standing:
                 return
             if channel in self._leaving:  # withdrawn meanwhile, and stood for again: after that
                 return
+            if time.monotonic() >= until:  # the server would keep it for one who may not believe it
+                raise _DoubtError("the answer came too late")
             self._believed[channel] = _Belief(epoch, until)
             if self._standing[channel].busy:
                 self._standing[channel].busy = 0

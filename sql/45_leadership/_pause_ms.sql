@@ -1,6 +1,6 @@
 -- How long a refused candidate leaves the leader in peace. Whoever leads may be killed without a
 -- word, so somebody has to ask often; where many workers stand for a queue's housekeeping, not each
--- of them: together they ask about four times a second, and everybody once a second.
+-- of them: four ask together about four times a second, more of them each about once.
 
 create or replace function perdure._pause_ms(p_purpose text, p_channel text) returns int
 language plpgsql

@@ -112,6 +112,21 @@ def test_who_leads_nothing_need_not_be_heard_of(db: str, conn: psycopg.Connectio
     assert candidate.close()
 
 
+def test_what_was_won_too_late_to_believe_it_is_won_again(db: str) -> None:
+    """Else the server would keep it for one who does nothing with it, for ever."""
+    stalls = [1.75]  # longer than an answer is worth, shorter than the server waits
+
+    def stall(*_: object) -> None:
+        while stalls:
+            time.sleep(stalls.pop())
+
+    election = Election(db, name="slow", ttl=2, on_change=stall)
+    election.stand(["a", "b"])
+    await_that(lambda: election.lead("a") and election.lead("b"))
+    assert stalls == []
+    assert election.close()
+
+
 def test_the_statement_by_which_one_wins_limits_its_silence(db: str) -> None:
     setting = _calls.Call("select current_setting('idle_session_timeout')", [], lambda rows: rows)
     sessions = [Direct(db, "one", ttl=1, patience=10, ears="perdure_leadership") for _ in range(2)]
