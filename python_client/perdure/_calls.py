@@ -309,9 +309,9 @@ def hello() -> Call[Hello]:
 
 
 def limit_session(ttl: float, idle: float) -> Call[None]:
-    """Has the server end this session when nothing was heard of it for `ttl` seconds.
+    """Has the server end this session when nothing was heard of it for `idle` seconds.
 
-    Between two statements for `idle` seconds.
+    Within a statement or a transaction, for `ttl` seconds.
     """
     return Call(
         "select set_config('idle_session_timeout', %s, false),"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from functools import partial
 from queue import Queue
 from typing import Any
 from uuid import uuid4
@@ -50,12 +51,16 @@ def test_a_fleet_of_candidates_says_little_and_still_takes_over(
     for n in range(size):  # as many workers as there are candidates
         conn.execute("select perdure.register_worker(%s, '{mail}')", [f"worker {n}"])
     refused: set[int] = set()
+
+    def note(number: int, _: str) -> None:
+        refused.add(number)
+
     fleet = [
         Election(
             db,
             name=f"candidate {n}",
             purpose="sweep",
-            on_refused=lambda _, n=n: refused.add(n),  # type: ignore[misc]
+            on_refused=partial(note, n),
         )
         for n in range(size)
     ]
